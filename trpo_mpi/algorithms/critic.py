@@ -1,0 +1,115 @@
+"""The critic: a value network fitted to TD(lambda) returns by Adam.
+
+A minibatch is a set of time indices, the same in every column, drawn from a stream that all ranks
+share; its gradient is one exact sum over columns, so every rank takes the same Adam step.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+from trpo_mpi.parallel.communicator import Communicator
+from trpo_mpi.policies.networks import Mlp
+
+
+class Adam:
+    """Kingma and Ba 2015, algorithm 1, on a flat float32 vector."""
+
+    BETA1, BETA2, EPSILON = 0.9, 0.999, 1e-8
+
+    def __init__(self, size: int) -> None:
+        self.steps = 0
+        self.m = np.zeros(size, np.float32)
+        self.v = np.zeros(size, np.float32)
+
+    def update(self, x: np.ndarray, gradient: np.ndarray, stepsize: float) -> np.ndarray:
+        """x after one step down `gradient`."""
+        self.steps += 1
+        self.m = self.BETA1 * self.m + np.float32(1 - self.BETA1) * gradient
+        self.v = self.BETA2 * self.v + np.float32(1 - self.BETA2) * gradient**2
+        rate = stepsize * np.sqrt(1 - self.BETA2**self.steps) / (1 - self.BETA1**self.steps)
+        change: np.ndarray = np.float32(rate) * self.m / (np.sqrt(self.v) + np.float32(self.EPSILON))
+        return x - change
+
+
+class Critic:
+    """Value function of flat observations of size D; `phi` (P,) are its parameters."""
+
+    def __init__(self, network: Mlp, phi: np.ndarray, columns: int, steps: int, rows: int) -> None:
+        """`columns` own environments, batches of `steps`, minibatches of `rows` time indices."""
+        self.phi = phi
+        self.adam = Adam(len(phi))
+        self._network = network
+        self._columns = columns
+        self._rows = rows
+        self._padded_rows = -(-rows // 8) * 8
+        flat = tf.TensorSpec([network.num_parameters], tf.float32)
+        size = network.sizes[0]
+        batch = tf.TensorSpec([columns, steps, size], tf.float32)
+        numbers = tf.TensorSpec([columns, steps], tf.float32)
+        chosen = tf.TensorSpec([self._padded_rows], tf.int32)
+        weight = tf.TensorSpec([self._padded_rows], tf.float32)
+        self._gradient_kernel = tf.function(
+            self._gradient, input_signature=[flat, batch, numbers, chosen, weight]
+        ).get_concrete_function()
+        self._values_kernel = tf.function(
+            self._values, input_signature=[flat, tf.TensorSpec([None, size], tf.float32)]
+        ).get_concrete_function()
+
+    def _values(self, phi: tf.Tensor, observations: tf.Tensor) -> tf.Tensor:
+        return self._network(self._network.weights(phi[None]), observations[None])[0, :, 0]
+
+    def _gradient(self, phi, observations, targets, chosen, weight):  # type: ignore[no-untyped-def]
+        """Gradient of the squared error's sum over the chosen steps: (E, P)."""
+        weights = self._network.weights(tf.tile(phi[None], [self._columns, 1]))
+        inputs = tf.gather(observations, chosen, axis=1)
+        with tf.GradientTape() as tape:
+            tape.watch(weights)
+            values = self._network(weights, inputs)[:, :, 0]
+            error = values - tf.gather(targets, chosen, axis=1)
+            loss = 0.5 * tf.reduce_sum(error**2 * weight)
+        gradients = tape.gradient(loss, weights)
+        return tf.concat([tf.reshape(g, (self._columns, -1)) for g in gradients], 1)
+
+    def values(self, observations: np.ndarray) -> np.ndarray:
+        """V of normalised observations: (n, D) float32 -> (n,) float64."""
+        n = len(observations)
+        padded = np.zeros((-(-n // 16) * 16, observations.shape[1]), np.float32)
+        padded[:n] = observations
+        values = self._values_kernel(tf.constant(self.phi), tf.constant(padded))
+        return values.numpy()[:n].astype(np.float64)
+
+    def fit(
+        self,
+        observations: np.ndarray,
+        targets: np.ndarray,
+        steps: int,
+        stepsize: float,
+        epochs: int,
+        stream: np.random.Generator,
+        comm: Communicator,
+    ) -> None:
+        """Minimise the squared error over the batch.
+
+        Args:
+            observations, targets: (E, T, D), (E, T) float32, T padded.
+            steps: time steps of T that count.
+            stepsize: Adam's.
+            epochs: passes over the batch.
+            stream: shared by all ranks; draws the order of the time steps.
+        """
+        data: list[Any] = [tf.constant(observations), tf.constant(targets)]
+        for _ in range(epochs):
+            order = stream.permutation(steps).astype(np.int32)
+            for first in range(0, steps, self._rows):
+                rows = order[first : first + self._rows]
+                chosen = np.zeros(self._padded_rows, np.int32)
+                weight = np.zeros(self._padded_rows, np.float32)
+                chosen[: len(rows)], weight[: len(rows)] = rows, 1.0
+                gradient = self._gradient_kernel(tf.constant(self.phi), *data, chosen, weight)
+                total = comm.sum_columns("critic gradient", gradient.numpy())
+                mean = (total / (len(rows) * comm.num_columns)).astype(np.float32)
+                self.phi = self.adam.update(self.phi, mean, stepsize)

@@ -1,0 +1,59 @@
+"""Turns a command's arguments into its settings, or into one line of refusal."""
+
+import contextlib
+import dataclasses
+import difflib
+import io
+import re
+import sys
+from typing import TypeVar
+
+import tyro
+
+from trpo_mpi.config import flag
+from trpo_mpi.errors import UsageError
+from trpo_mpi.parallel import startup
+
+Settings = TypeVar("Settings")
+
+
+def parse(settings: type[Settings], module: str, arguments: list[str] | None = None) -> Settings:
+    """Settings from the command line, for `python -m trpo_mpi.<module>`.
+
+    `--help` is printed once, whatever the number of ranks, and exits with code 0. Raises
+    `UsageError` with tyro's message put into one line.
+    """
+    arguments = sys.argv[1:] if arguments is None else arguments
+    prog = f"python -m trpo_mpi.{module}"
+    out, err = io.StringIO(), io.StringIO()
+    try:
+        with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+            return tyro.cli(settings, prog=prog, args=arguments)
+    except SystemExit as stop:
+        if not stop.code:
+            if startup.launched()[2] == 0:
+                print(out.getvalue(), end="")
+            raise
+        refusal = _one_line(err.getvalue())
+        raise UsageError(refusal + _near_flags(refusal, settings)) from None
+
+
+def _one_line(panel: str) -> str:
+    """The first part of the framed panel that tyro prints, without its frame."""
+    text = ""
+    for line in panel.splitlines()[1:]:
+        words = line.strip("│╭╰╮╯ ")
+        if not words.strip("─"):
+            break
+        text += " " + words
+    return text.strip().rstrip(".") or panel.strip()
+
+
+def _near_flags(refusal: str, settings: type) -> str:
+    known = [flag(field.name) for field in dataclasses.fields(settings)]  # type: ignore[arg-type]
+    if refusal.startswith("Unrecognized"):
+        for word in re.findall(r"--[\w-]+", refusal):
+            near = difflib.get_close_matches(word.replace("_", "-"), known, 3)
+            if near:
+                return f" (did you mean {' or '.join(near)}?)"
+    return ""

@@ -1,0 +1,178 @@
+"""Every setting of a training run: the one dataclass that is also the command line.
+
+The sentence under a field is its `--help` line and gives the unit and what the setting does;
+the type carries the range, which `validate` checks. Where a default comes from a paper or an
+older system, or was chosen from this project's own runs, the comment beside it says so.
+"""
+
+import dataclasses
+import math
+import typing
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal
+
+from trpo_mpi.errors import UsageError
+
+
+@dataclass(frozen=True)
+class Range:
+    """What a numeric setting may be, in words and as a test."""
+
+    words: str
+    holds: Callable[[Any], bool]
+
+
+Positive = Annotated[float, Range("a number above 0", lambda x: x > 0)]
+NotNegative = Annotated[float, Range("a number of 0 or more", lambda x: x >= 0)]
+Fraction = Annotated[float, Range("a number above 0 and up to 1", lambda x: 0 < x <= 1)]
+Discount = Annotated[float, Range("a number from 0 to 1", lambda x: 0 <= x <= 1)]
+Shrink = Annotated[float, Range("a number above 0 and below 1", lambda x: 0 < x < 1)]
+Count = Annotated[int, Range("a whole number of 1 or more", lambda x: x >= 1)]
+Natural = Annotated[int, Range("a whole number of 0 or more", lambda x: x >= 0)]
+
+
+@dataclass(frozen=True)
+class Config:
+    """Train a policy by TRPO. Under mpirun or srun the ranks share the work of one run.
+
+    The number of ranks changes the speed and nothing else: `--num-envs` and
+    `--timesteps-per-batch` count over all ranks together.
+    """
+
+    env: str = "Hopper-v4"
+    """Environment: any id that Gymnasium can make, `module:Id-v0` included."""
+    num_timesteps: Count = 1_000_000
+    """Length of the run, in time steps of all environments together."""
+    seed: Natural = 0
+    """Seed of everything random in the run."""
+    policy: Literal["MlpPolicy"] = "MlpPolicy"
+    """Kind of policy network."""
+    net_arch: tuple[Count, ...] = (64, 64)
+    """Hidden layers of the policy and of the critic, in units."""
+    init_logstd: float = 0.0
+    """Logarithm of a Gaussian policy's first standard deviation (-0.5 explores less)."""
+
+    # The batch. DESIGN: a grid of time steps by environments, dealt out by columns.
+    num_envs: Count | None = None
+    """Environments over all ranks. [default: 16, or the number of ranks if larger]"""
+    timesteps_per_batch: Count | None = None
+    """Time steps an iteration, over all environments. [default: 2048, or the nearest
+    that the environments divide]"""
+
+    # Schulman et al. 2015 (TRPO), and 2016 (GAE).
+    max_kl: Positive = 0.01
+    """Trust region: largest mean KL(old || new) of a policy step, in nats."""
+    cg_iters: Count = 10
+    """Conjugate-gradient iterations a policy step."""
+    cg_damping: NotNegative = 0.1
+    """Multiple of the identity added to the Fisher matrix."""
+    fisher_fraction: Fraction = 1.0
+    """Share of the batch's time steps that Fisher-vector products use."""
+    line_search_steps: Count = 10
+    """Step sizes that the line search tries before it gives the step up."""
+    line_search_shrink: Shrink = 0.8
+    """Factor between two step sizes of the line search."""
+    gamma: Discount = 0.99
+    """Discount of a reward one time step later."""
+    lam: Discount = 0.95
+    """GAE's lambda: 0 trusts the critic, 1 the rewards alone."""
+    entcoeff: NotNegative = 0.0
+    """Weight of the policy's entropy (nats) in the objective."""
+
+    vf_iters: Natural = 10
+    """Critic: passes over the batch in each iteration."""
+    vf_batch: Count = 512
+    """Critic: time steps a minibatch, over all environments."""
+    vf_stepsize: Positive = 1e-3
+    """Critic: Adam's first step size."""
+    vf_final_stepsize: Fraction = 0.1
+    """Critic: share of the step size that is left at the end of the linear decay."""
+
+    normalize_observations: bool = True
+    """Shift and scale observations by their running mean and deviation over all ranks."""
+    normalize_returns: bool = True
+    """Scale rewards by the running deviation of the discounted return over all ranks."""
+
+    # When to stop, beside --num-timesteps: the first reached ends the run.
+    max_iterations: Count | None = None
+    """Stop after so many iterations. [default: no limit]"""
+    max_episodes: Count | None = None
+    """Stop once so many episodes have finished. [default: no limit]"""
+    stop_return: float | None = None
+    """Stop once the mean return of the last 100 episodes reaches this. [default: no limit]"""
+
+    outdir: str | None = None
+    """Run directory. [default: runs/ENV-default-sSEED, with -2, -3 where that exists]"""
+    load: str | None = None
+    """Start from the parameters and normaliser of a model.zip or of a run directory."""
+    save_every: Count = 50
+    """Iterations between two writings of model.zip."""
+    drift_check_every: Natural = 10
+    """Iterations between two checks that all ranks hold the same parameters (0: never)."""
+    render: bool = False
+    """Show rank 0's first environment in a window."""
+    gpu: str = "-1"
+    """GPU: -1 none, auto one for each rank of a node, or a device's number."""
+    check: bool = False
+    """Print ranks, batch, speed and exit: a batch script's dry run."""
+
+    def validate(self) -> None:
+        """Raise `UsageError` for the first field whose value is outside its range."""
+        hints = typing.get_type_hints(type(self), include_extras=True)
+        for field in dataclasses.fields(self):
+            _check(field.name, getattr(self, field.name), hints[field.name])
+        if self.gpu not in ("-1", "auto") and not self.gpu.isdecimal():
+            raise UsageError(f"--gpu is {self.gpu!r}; it must be -1, auto or a device's number")
+
+
+def _check(name: str, value: Any, hint: Any) -> None:
+    """Hold a value against the `Range` in its type, inside unions and tuples too."""
+    for part in (hint, *typing.get_args(hint)):
+        for limit in getattr(part, "__metadata__", ()):
+            values = value if isinstance(value, tuple) else (value,)
+            for x in values:
+                if x is not None and not (math.isfinite(x) and limit.holds(x)):
+                    raise UsageError(f"{flag(name)} is {x}; it must be {limit.words}")
+    if isinstance(value, float) and not math.isfinite(value):
+        raise UsageError(f"{flag(name)} is {value}; it must be a finite number")
+
+
+def flag(name: str) -> str:
+    """The command-line spelling of a field."""
+    return "--" + name.replace("_", "-")
+
+
+@dataclass(frozen=True)
+class Grid:
+    """The batch as a grid: `num_envs` columns of `horizon` time steps."""
+
+    num_envs: int
+    horizon: int
+
+    @property
+    def timesteps(self) -> int:
+        """Time steps of a whole batch."""
+        return self.num_envs * self.horizon
+
+
+def batch_grid(config: Config, ranks: int) -> Grid:
+    """Lay the batch out over the environments.
+
+    Raises `UsageError`, with values that would work, where a rank would have no environment or
+    the environments do not divide the batch.
+    """
+    envs = config.num_envs or max(16, ranks)
+    if envs < ranks:
+        raise UsageError(
+            f"--num-envs {envs} leaves some of {ranks} ranks without an environment; "
+            f"use --num-envs {ranks} or more, or start {envs} ranks"
+        )
+    batch = config.timesteps_per_batch or envs * max(1, round(2048 / envs))
+    if batch % envs:
+        below, above = batch // envs * envs, -(-batch // envs) * envs
+        nearest = f"{below} or {above}" if below else f"{above}"
+        raise UsageError(
+            f"--timesteps-per-batch {batch} is no multiple of --num-envs {envs}; use {nearest}"
+        )
+    return Grid(envs, batch // envs)

@@ -1,0 +1,90 @@
+"""What rank 0 says on the terminal or in a batch log."""
+
+import sys
+from collections import Counter
+from typing import Any
+
+from tqdm import tqdm
+
+from trpo_mpi import __version__
+from trpo_mpi.config import Config, Grid
+
+HEADER = "iteration  time steps     return    length       kl  expl.var  steps/s  time left"
+HEADER_EVERY = 50
+
+
+def banner(config: Config, grid: Grid, machine: dict[str, Any]) -> str:
+    """The run in a few lines: ranks, hosts, MPI library, batch."""
+    ranks, own = machine["ranks"], grid.num_envs / machine["ranks"]
+    hosts = Counter(machine["hosts"])
+    where = ", ".join(f"{host} x{count}" if ranks > 1 else host for host, count in hosts.items())
+    each = f"{own:g} a rank" if own == int(own) else f"{int(own)} or {int(own) + 1} a rank"
+    devices = ", ".join(machine["gpus"]) or "CPU"
+    note = "" if config.num_envs else f" (16 by default{', one a rank' if ranks > 16 else ''})"
+    lines = [
+        f"trpo_mpi {__version__}: {config.env}, {config.num_timesteps:,} time steps, "
+        f"seed {config.seed}",
+        f"{ranks} rank{'s' if ranks > 1 else ''} on {where}; {machine['mpi_library']}; "
+        f"threads a rank {machine['threads']}; {devices}",
+        f"batch {grid.timesteps} = {grid.num_envs} envs x {grid.horizon} steps, "
+        f"on {ranks} rank{'s' if ranks > 1 else ''}, {each}{note}",
+    ]
+    if machine["ranks_per_core"] > 1:
+        lines.append(
+            f"warning: {machine['ranks_per_node']} ranks on a node where "
+            f"{machine['cores']} cores are free to them: they will wait for each other"
+        )
+    if not machine["exact_rows"]:
+        lines.append("note: this BLAS needs single rows for equal bits: acting is slower")
+    return "\n".join(lines)
+
+
+class Display:
+    """A progress bar on a terminal, a line an iteration in a log."""
+
+    def __init__(self, num_timesteps: int) -> None:
+        self._total = num_timesteps
+        self._lines = 0
+        self._bar: tqdm[Any] | None = None
+        if sys.stdout.isatty():
+            self._bar = tqdm(
+                total=num_timesteps,
+                unit="step",
+                unit_scale=True,
+                file=sys.stdout,
+                dynamic_ncols=True,
+                bar_format="{percentage:3.0f}% {bar} {n_fmt}/{total_fmt} {rate_fmt} "
+                "left {remaining} {postfix}",
+            )
+
+    def show(self, row: dict[str, Any]) -> None:
+        """One iteration."""
+        if self._bar is not None:
+            shown = {"return": row["episode_return_mean"], "kl": row.get("kl")}
+            self._bar.set_postfix({k: _number(v, 0, 4) for k, v in shown.items()}, refresh=False)
+            self._bar.update(row["timesteps"] - self._bar.n)
+            return
+        if self._lines % HEADER_EVERY == 0:
+            print(HEADER)
+        self._lines += 1
+        rate = row["timesteps"] / row["seconds"]
+        left = max(0, round((self._total - row["timesteps"]) / rate))
+        print(
+            f"{row['iteration']:9d} {row['timesteps']:11d} "
+            f"{_number(row['episode_return_mean'], 10, 1)} "
+            f"{_number(row['episode_length_mean'], 9, 1)} "
+            f"{_number(row.get('kl'), 8, 5)} {_number(row.get('explained_variance'), 9, 3)} "
+            f"{row['steps_per_second']:8.0f}  {left // 3600}:{left // 60 % 60:02d}:{left % 60:02d}",
+            flush=True,
+        )
+
+    def close(self) -> None:
+        """Leave the terminal to others."""
+        if self._bar is not None:
+            self._bar.close()
+
+
+def _number(value: float | None, width: int, digits: int) -> str:
+    if value is None or value != value:
+        return "-".rjust(width)
+    return f"{value:{width}.{digits}f}"

@@ -1,0 +1,74 @@
+"""Running mean and variance, merged over columns and iterations.
+
+Moments are kept as (count, mean, M2), M2 the sum of squared deviations, and merged by Chan,
+Golub and LeVeque's formula (1979), in float64: sums of squares would cancel where the mean is
+large against the deviation.
+"""
+
+import numpy as np
+
+CLIP = 10.0
+"""Normalised observations are clipped to +-CLIP standard deviations."""
+
+
+class Moments:
+    """Count, mean and M2 of K numbers, or of vectors of them: each (K,) float64."""
+
+    def __init__(self, size: int) -> None:
+        self.count = 0.0
+        self.mean = np.zeros(size)
+        self.m2 = np.zeros(size)
+
+    def merge(self, count: float, mean: np.ndarray, m2: np.ndarray) -> None:
+        """Add the moments of further data."""
+        if count == 0:
+            return
+        total = self.count + count
+        delta = mean - self.mean
+        self.m2 = self.m2 + m2 + delta**2 * (self.count * count / total)
+        self.mean = self.mean + delta * (count / total)
+        self.count = total
+
+    @property
+    def variance(self) -> np.ndarray:
+        """Population variance, (K,); 1 while there is no data."""
+        return self.m2 / self.count if self.count else np.ones_like(self.m2)
+
+    @property
+    def deviation(self) -> np.ndarray:
+        """Standard deviation, (K,), with a floor of 1e-4 that keeps a constant harmless."""
+        return np.sqrt(self.variance + 1e-8)
+
+
+def column_moments(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Mean and M2 over time of each column: (E, T, K) -> (E, K), (E, K).
+
+    Column by column: a reduction over the whole block may add in another order for another
+    number of columns.
+    """
+    means = np.stack([column.mean(axis=0) for column in values])
+    m2 = np.stack([((c - m) ** 2).sum(axis=0) for c, m in zip(values, means, strict=True)])
+    return means, m2
+
+
+def pool(count: int, means: np.ndarray, m2: np.ndarray) -> tuple[float, np.ndarray, np.ndarray]:
+    """Moments of all columns together, from (C, K) means and M2 of `count` values each."""
+    mean = means.mean(axis=0)
+    pooled = m2.sum(axis=0) + count * ((means - mean) ** 2).sum(axis=0)
+    return float(count * len(means)), mean, pooled
+
+
+class ObservationNormalizer:
+    """Shifts and scales flat observations of size D; `moments` is None where it is off."""
+
+    def __init__(self, size: int, enabled: bool = True) -> None:
+        self.moments = Moments(size) if enabled else None
+
+    def __call__(self, observations: np.ndarray) -> np.ndarray:
+        """(..., D) raw -> (..., D) float32, clipped to +-`CLIP`."""
+        if self.moments is None:
+            return observations.astype(np.float32)
+        scaled = (observations - self.moments.mean) / self.moments.deviation
+        np.minimum(scaled, CLIP, out=scaled)
+        np.maximum(scaled, -CLIP, out=scaled)
+        return scaled.astype(np.float32)

@@ -1,0 +1,1 @@
+"""The only place that knows MPI: start-up and abort, ranks and columns, the exact sum."""

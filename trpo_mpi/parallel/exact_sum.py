@@ -1,0 +1,88 @@
+"""Sums of floating-point columns whose bits do not depend on the order of addition.
+
+Every contribution is rounded to a whole multiple of one power of two and added as an int64.
+Integer addition is associative, so the order of columns and ranks, the MPI library and its
+reduction algorithm all drop out, and one `Allreduce` is enough.
+
+The power of two must be known before the sum is. It comes from the *previous* sum of the same
+quantity, with `HEADROOM` bits to spare; a histogram of the columns' largest exponents travels in
+the same buffer, so that afterwards every rank knows the true one, and all repeat the sum in the
+rare case that the guess was too small, or so large that accuracy was lost.
+
+Accuracy: with C columns an entry is off by at most C * 2**-(61 - log2(C) - HEADROOM) of the
+largest magnitude, in any column, that the guess was made for: for 16 columns 2**-47, where a
+float32 holds 2**-24. `SLACK` bits of it may be lost before a sum is repeated.
+"""
+
+from collections.abc import Callable
+
+import numpy as np
+
+HEADROOM = 6
+"""Bits by which a quantity may grow from one sum to the next without a repetition."""
+SLACK = 18
+"""Bits by which it may shrink."""
+LOWEST, HIGHEST = -60, 60
+"""Exponents between which the largest magnitude of a sum is told apart."""
+
+_BUCKETS = HIGHEST - LOWEST + 2
+_BAD = _BUCKETS - 1  # the histogram's last place counts rows with a NaN or an infinity
+
+
+class ExactSum:
+    """Adds up rows over all columns of all ranks.
+
+    Args:
+        columns: number of columns over all ranks, C.
+        allreduce: sums an int64 buffer over the ranks, in place.
+
+    `exponents` maps a quantity's name to the exponent its next sum will be scaled for. It is
+    part of a run's state: two runs continue with equal bits only if it is equal.
+    """
+
+    def __init__(self, columns: int, allreduce: Callable[[np.ndarray], None]) -> None:
+        self.exponents: dict[str, int] = {}
+        self._bits = 61 - int(np.ceil(np.log2(max(columns, 2))))
+        self._allreduce = allreduce
+
+    def __call__(self, name: str, rows: np.ndarray) -> np.ndarray:
+        """Sum of `rows` (this rank's columns, N) over the columns of all ranks: (N,) float64.
+
+        Raises `FloatingPointError` on all ranks if any column holds a NaN or an infinity.
+        """
+        size = rows.shape[1]
+        peaks = np.maximum(rows.max(axis=1), -rows.min(axis=1))  # a NaN comes through
+        buckets = np.full(len(rows), _BAD)
+        finite = np.isfinite(peaks)
+        exponents = np.where(peaks[finite] > 0, np.frexp(peaks[finite])[1], LOWEST)
+        buckets[finite] = np.clip(exponents, LOWEST, HIGHEST) - LOWEST
+        histogram = np.bincount(buckets, minlength=_BUCKETS)
+        guess = self.exponents.get(name, 0)
+        while True:
+            buffer = np.empty(size + _BUCKETS, np.int64)
+            if finite.all() and buckets.max() + LOWEST <= guess:
+                buffer[:size] = _fixed_point(rows, self._bits - guess)
+            else:
+                buffer[:size] = 0
+            buffer[size:] = histogram
+            self._allreduce(buffer)
+            counts = buffer[size:]
+            if counts[_BAD]:
+                raise FloatingPointError(f"the sum of {name} over all ranks is not finite")
+            largest = int(np.flatnonzero(counts)[-1]) + LOWEST
+            self.exponents[name] = min(largest + HEADROOM, HIGHEST)
+            if largest <= guess and (largest >= guess - SLACK or largest == LOWEST):
+                return np.ldexp(buffer[:size].astype(np.float64), guess - self._bits)
+            guess = self.exponents[name]
+
+
+def _fixed_point(rows: np.ndarray, shift: int) -> np.ndarray:
+    """Sum of round(rows * 2**shift) over the first axis, as int64.
+
+    The product with a power of two is exact in the rows' own precision, so float32 rows are
+    not widened first: that halves the time of this, the most frequent conversion.
+    """
+    scaled = rows * rows.dtype.type(2.0**shift)
+    np.rint(scaled, out=scaled)
+    total: np.ndarray = scaled.astype(np.int64).sum(axis=0)
+    return total

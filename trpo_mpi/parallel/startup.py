@@ -1,0 +1,179 @@
+"""From a launcher to a communicator, and from a failure on one rank to the end of the job.
+
+Every command runs its `main` through `run`. What it guards against:
+
+- *Silent singletons.* A launcher whose MPI is not the library's (MPICH's mpirun with Open MPI's
+  library, srun with the wrong PMI) starts N processes that each believe to be rank 0 of 1. The
+  launcher's size, from its environment variables, is held against the communicator's.
+- *Hangs.* An exception on one rank leaves the others waiting in a collective for ever. Here the
+  rank prints its traceback and calls MPI_Abort.
+- *Walls of text.* A usage error is printed by one rank; Ctrl-C prints one line.
+
+This module imports nothing heavy: the thread limits it sets must come before NumPy.
+"""
+
+import os
+import signal
+import sys
+import time
+import traceback
+import types
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any, NoReturn
+
+from trpo_mpi.errors import EnvironmentFault, UsageError
+
+if TYPE_CHECKING:
+    from trpo_mpi.parallel.communicator import Communicator
+
+THREAD_VARIABLES = (
+    "OMP_NUM_THREADS",
+    "OPENBLAS_NUM_THREADS",
+    "MKL_NUM_THREADS",
+    "TF_NUM_INTRAOP_THREADS",
+    "TF_NUM_INTEROP_THREADS",
+)
+
+# Launchers that say how many processes they started, most specific first: an mpirun inside a
+# Slurm step starts its daemons by srun, so Slurm's own numbers count only on their own.
+_LAUNCHERS = (
+    ("mpirun (MPICH, Intel MPI or PALS)", "PMI_SIZE", "PMI_RANK"),
+    ("mpirun (Open MPI)", "OMPI_COMM_WORLD_SIZE", "OMPI_COMM_WORLD_RANK"),
+    ("mpirun (MVAPICH)", "MV2_COMM_WORLD_SIZE", "MV2_COMM_WORLD_RANK"),
+    ("jsrun", "JSM_NAMESPACE_SIZE", "JSM_NAMESPACE_RANK"),
+    ("srun", "SLURM_STEP_NUM_TASKS", "SLURM_PROCID"),
+)
+
+
+def limit_threads() -> None:
+    """One thread a rank for BLAS, OpenMP and TensorFlow, unless the user set a number."""
+    for variable in THREAD_VARIABLES:
+        os.environ.setdefault(variable, "1")
+
+
+def launched(environ: Mapping[str, str] = os.environ) -> tuple[str, int, int]:
+    """Launcher, number of processes it started, and which of them this one is."""
+    for name, size, rank in _LAUNCHERS:
+        if environ.get(size, "").isdecimal():
+            return name, int(environ[size]), int(environ.get(rank) or 0)
+    return "no launcher", 1, 0
+
+
+def connect() -> "Communicator":
+    """The communicator of all ranks, or of this process alone where there is no MPI library.
+
+    Raises `UsageError` where the launcher started another number of processes than MPI sees.
+    """
+    from trpo_mpi.parallel.communicator import Communicator
+
+    world = None
+    try:
+        import mpi4py
+
+        mpi4py.rc.thread_level = "funneled"
+        from mpi4py import MPI
+
+        world = MPI.COMM_WORLD
+    except (ImportError, RuntimeError):  # mpi4py, or the library behind it, is not there
+        pass
+    comm = Communicator(world)
+    name, size, _ = launched()
+    if size != comm.size:
+        have = f"{comm.library()} has {comm.size}" if world else "there is no MPI library"
+        raise UsageError(
+            f"{name} started {size} processes, but {have}: each would train alone. "
+            + _cure(name, world is not None)
+        )
+    sys.excepthook = _abort_on_exception
+    return comm
+
+
+def _cure(launcher: str, has_library: bool) -> str:
+    if not has_library:
+        return (
+            'Load the site\'s MPI module, or pip install "trpo-mpi[mpich]" and use that mpirun'
+        )
+    if launcher == "srun":
+        return (
+            "Use srun --mpi=pmi2 for MPICH or Intel MPI, srun --mpi=pmix for Open MPI "
+            "(srun --mpi=list shows what there is)"
+        )
+    return "Use the mpirun that belongs to that library (which mpirun), or set MPI4PY_LIBMPI"
+
+
+def run(main: Callable[[], int]) -> NoReturn:
+    """Call `main` and exit with the code it returns, whatever happens inside it."""
+    limit_threads()
+    signal.signal(signal.SIGINT, _quit_quietly)
+    try:
+        code = main()
+    except UsageError as error:
+        code = _refuse(f"{os.path.basename(sys.argv[0]).removesuffix('.py')}: error: {error}")
+    except BaseException as error:
+        if not isinstance(error, SystemExit):
+            _abort(error)
+        code = error.code if isinstance(error.code, int) else int(error.code is not None)
+    _leave(code)
+
+
+def _refuse(message: str) -> int:
+    if launched()[2] == 0:
+        print(message, file=sys.stderr, flush=True)
+    return 2
+
+
+def _leave(code: int) -> NoReturn:
+    """Exit after all ranks are through MPI_Finalize.
+
+    Open MPI kills the remaining ranks as soon as one exits with a code other than 0: nothing
+    may be left to do by then.
+    """
+    sys.stdout.flush()
+    sys.stderr.flush()
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    MPI = _initialised_mpi()
+    if MPI is None and launched()[1] > 1 and code:
+        time.sleep(1.0)  # let the rank that prints come first
+    if MPI is not None:
+        MPI.COMM_WORLD.Barrier()
+        MPI.Finalize()
+    os._exit(code)  # past the teardown of TensorFlow and MuJoCo, which has nothing to save
+
+
+def _initialised_mpi() -> Any:
+    """The mpi4py.MPI module if this process has it and MPI is running, else None."""
+    MPI = sys.modules.get("mpi4py.MPI")
+    return MPI if MPI is not None and MPI.Is_initialized() and not MPI.Is_finalized() else None
+
+
+def _abort(error: BaseException) -> NoReturn:
+    """Print a failure once and end all ranks with exit code 1."""
+    _, size, rank = launched()
+    # A fault that all ranks share is reported by the first: its abort ends the others' wait.
+    time.sleep(min(0.2 * rank, 2.0))
+    where = f"rank {rank} of {size}: " if size > 1 else ""
+    if isinstance(error, EnvironmentFault):
+        print(f"{where}{error}", file=sys.stderr, flush=True)
+    else:
+        text = "".join(traceback.format_exception(error))
+        print(f"{where}failed\n{text}", end="", file=sys.stderr, flush=True)
+    sys.stdout.flush()
+    MPI = _initialised_mpi()
+    if MPI is not None and MPI.COMM_WORLD.Get_size() > 1:
+        MPI.COMM_WORLD.Abort(1)
+    os._exit(1)
+
+
+def _abort_on_exception(
+    kind: type[BaseException], error: BaseException, trace: types.TracebackType | None
+) -> None:
+    """`sys.excepthook` for scripts that use this package without `run`."""
+    if issubclass(kind, KeyboardInterrupt):
+        _quit_quietly(signal.SIGINT, None)
+    _abort(error.with_traceback(trace))
+
+
+def _quit_quietly(_signum: int, _frame: types.FrameType | None) -> NoReturn:
+    if launched()[2] == 0:
+        print("\ninterrupted", file=sys.stderr, flush=True)
+    os._exit(130)

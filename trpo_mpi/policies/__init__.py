@@ -1,0 +1,1 @@
+"""Policies and critics: distributions over actions, networks, and the two together."""

@@ -1,0 +1,166 @@
+"""model.zip: a policy with its normaliser, as JSON and plain arrays.
+
+Nothing in it runs when it is loaded, and nothing in it tells the time, the host or the number of
+ranks: the same training gives the same bytes.
+"""
+
+import io
+import json
+import math
+import zipfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+
+from trpo_mpi.config import Config
+from trpo_mpi.envs.make import Spaces
+from trpo_mpi.errors import UsageError
+from trpo_mpi.normalization import Moments, ObservationNormalizer
+from trpo_mpi.policies.mlp import Actor, MlpPolicy
+from trpo_mpi.run_directory.directory import whole_file
+
+FORMAT = 1
+
+
+@dataclass
+class Model:
+    """A trained policy and all that acting or training further takes."""
+
+    env: str
+    policy: str
+    net_arch: tuple[int, ...]
+    spaces: Spaces
+    theta: np.ndarray
+    """Policy parameters, (P,) float32."""
+    phi: np.ndarray
+    """Critic parameters, float32."""
+    normalizer: ObservationNormalizer
+    return_moments: Moments | None
+    adam: dict[str, Any]
+    """The critic's Adam: steps, m, v."""
+
+    def actor(self) -> Actor:
+        """The policy, to act with on normalised observations."""
+        policy = MlpPolicy(self.spaces.observation_size, self.spaces.action, self.net_arch, 0.0)
+        return policy.actor(self.theta)
+
+    def check_fits(self, config: Config, spaces: Spaces, source: str) -> None:
+        """Raise `UsageError`, naming the difference, unless a run can start from this model."""
+        for what, mine, its in (
+            ("observation space", self.spaces.observation, spaces.observation),
+            ("action space", self.spaces.action, spaces.action),
+            ("net_arch", self.net_arch, config.net_arch),
+            ("normalize_observations", self.normalizer.moments is not None, config.normalize_observations),
+            ("normalize_returns", self.return_moments is not None, config.normalize_returns),
+        ):
+            if mine != its:
+                raise UsageError(f"--load {source} has {what} {mine}, but the run has {its}")
+
+
+def save(path: Path, model: Model) -> None:
+    """Write a model, whole or not at all."""
+    arrays = {"theta": model.theta, "phi": model.phi}
+    for name in ("m", "v"):
+        arrays[f"adam_{name}"] = model.adam[name]
+    counts = {}
+    normalisers = {"observation": model.normalizer.moments, "return": model.return_moments}
+    for name, moments in normalisers.items():
+        if moments is not None:
+            arrays[f"{name}_mean"], arrays[f"{name}_m2"] = moments.mean, moments.m2
+            counts[name] = moments.count
+    arrays["observation_low"] = model.spaces.observation.low
+    arrays["observation_high"] = model.spaces.observation.high
+    action = model.spaces.action
+    if isinstance(action, gym.spaces.Box):
+        arrays["action_low"], arrays["action_high"] = action.low, action.high
+    header = {
+        "format": FORMAT,
+        "env": model.env,
+        "policy": model.policy,
+        "net_arch": model.net_arch,
+        "adam_steps": model.adam["steps"],
+        "moment_counts": counts,
+        "action": {"n": int(action.n), "start": int(action.start)}
+        if isinstance(action, gym.spaces.Discrete)
+        else None,
+    }
+    with whole_file(path) as file, zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as archive:
+        _add(archive, "model.json", (json.dumps(header, indent=1) + "\n").encode())
+        for name, array in arrays.items():
+            buffer = io.BytesIO()
+            np.save(buffer, array, allow_pickle=False)
+            _add(archive, f"{name}.npy", buffer.getvalue())
+
+
+def _add(archive: zipfile.ZipFile, name: str, content: bytes) -> None:
+    # A fixed date and mode: the bytes of the file depend on the training alone.
+    member = zipfile.ZipInfo(name, date_time=(1980, 1, 1, 0, 0, 0))
+    member.compress_type = zipfile.ZIP_DEFLATED
+    member.external_attr = 0o644 << 16
+    archive.writestr(member, content)
+
+
+def load(source: str, flag: str = "--load") -> Model:
+    """Read a model.zip, or that of a run directory.
+
+    Raises `UsageError`, naming the file, if it is missing, damaged, foreign, or of a newer
+    format.
+    """
+    path = Path(source)
+    path = path / "model.zip" if path.is_dir() else path
+    try:
+        with zipfile.ZipFile(path) as archive:
+            header = json.loads(archive.read("model.json"))
+            if header["format"] > FORMAT:
+                raise UsageError(
+                    f"{flag} {path} has format {header['format']}; this version reads up to {FORMAT}"
+                )
+            names = [n.removesuffix(".npy") for n in archive.namelist() if n.endswith(".npy")]
+            arrays = {n: _array(archive.read(f"{n}.npy")) for n in names}
+        return _model(header, arrays)
+    except FileNotFoundError:
+        raise UsageError(f"{flag} {source}: there is no {path}") from None
+    except (OSError, zipfile.BadZipFile, ValueError, KeyError, TypeError, EOFError) as error:
+        raise UsageError(f"{flag} {path} is not a whole model file: {error}") from None
+
+
+def _array(content: bytes) -> np.ndarray:
+    array: np.ndarray = np.load(io.BytesIO(content), allow_pickle=False)
+    return array
+
+
+def _model(header: dict[str, Any], arrays: dict[str, np.ndarray]) -> Model:
+    low, high = arrays["observation_low"], arrays["observation_high"]
+    observation = gym.spaces.Box(low, high, dtype=low.dtype.type)
+    action: gym.Space[Any]
+    if header["action"] is not None:
+        action = gym.spaces.Discrete(header["action"]["n"], start=header["action"]["start"])
+    else:
+        low = arrays["action_low"]
+        action = gym.spaces.Box(low, arrays["action_high"], dtype=low.dtype.type)
+
+    def moments(name: str) -> Moments | None:
+        if name not in header["moment_counts"]:
+            return None
+        result = Moments(len(arrays[f"{name}_mean"]))
+        result.count = float(header["moment_counts"][name])
+        result.mean, result.m2 = arrays[f"{name}_mean"], arrays[f"{name}_m2"]
+        return result
+
+    normalizer = ObservationNormalizer(math.prod(observation.shape), enabled=False)
+    normalizer.moments = moments("observation")
+    adam = {"steps": int(header["adam_steps"]), "m": arrays["adam_m"], "v": arrays["adam_v"]}
+    return Model(
+        env=header["env"],
+        policy=header["policy"],
+        net_arch=tuple(header["net_arch"]),
+        spaces=Spaces(observation, action),
+        theta=arrays["theta"],
+        phi=arrays["phi"],
+        normalizer=normalizer,
+        return_moments=moments("return"),
+        adam=adam,
+    )

@@ -1,0 +1,41 @@
+"""All that a run carries from one iteration to the next, beside its environments."""
+
+from collections import deque
+from dataclasses import dataclass, field
+
+import numpy as np
+
+EPISODES_REPORTED = 100
+
+
+@dataclass
+class Counters:
+    """How far a run is, and its latest episodes; equal on all ranks."""
+
+    iteration: int = 0
+    timesteps: int = 0
+    """Steps of all environments, unfinished episodes included."""
+    episodes: int = 0
+    returns: deque[float] = field(default_factory=lambda: deque(maxlen=EPISODES_REPORTED))
+    """Raw returns of the latest episodes of all ranks."""
+    lengths: deque[int] = field(default_factory=lambda: deque(maxlen=EPISODES_REPORTED))
+
+    @property
+    def return_mean(self) -> float:
+        """Mean raw return of the latest 100 episodes; NaN before the first."""
+        return float(np.mean(self.returns)) if self.returns else float("nan")
+
+    @property
+    def length_mean(self) -> float:
+        """Mean length of the latest 100 episodes, in time steps; NaN before the first."""
+        return float(np.mean(self.lengths)) if self.lengths else float("nan")
+
+
+def stream(seed: int, *key: int) -> np.random.SeedSequence:
+    """A seed sequence of its own for each purpose: see the keys below."""
+    return np.random.SeedSequence(seed, spawn_key=key)
+
+
+POLICY, CRITIC, ROWS, COLUMN, EPISODE = range(5)
+"""Keys of the streams: initial policy, initial critic, choices of time steps (shared by all
+ranks), columns (with the global index behind), evaluation episodes (with their number behind)."""

@@ -1,0 +1,54 @@
+"""Imports TensorFlow with the threads, devices and silence that a rank should have."""
+
+import os
+import sys
+
+from trpo_mpi.errors import UsageError
+
+
+def set_up(gpu: str, local_rank: int) -> list[str]:
+    """Import TensorFlow; call before anything else does.
+
+    Args:
+        gpu: `-1` hides all GPUs, `auto` gives each rank of a node its own, a number names one.
+        local_rank: this rank's number on its node.
+
+    Returns the names of the visible GPUs. Raises `UsageError` where there is none to give.
+    """
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    sys.stderr.flush()
+    # Four lines of start-up notes a process come from C++ before any log level is read.
+    kept = os.dup(2)
+    null = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(null, 2)
+    try:
+        import tensorflow as tf
+
+        devices = tf.config.list_physical_devices("GPU")
+        for kind in ("intra", "inter"):
+            threads = int(os.environ.get(f"TF_NUM_{kind.upper()}OP_THREADS", "0"))
+            getattr(tf.config.threading, f"set_{kind}_op_parallelism_threads")(threads)
+        chosen = choose_gpu(gpu, local_rank, [device.name for device in devices])
+        visible = [device for device in devices if device.name in chosen]
+        tf.config.set_visible_devices(visible, "GPU")
+        for device in visible:
+            tf.config.experimental.set_memory_growth(device, True)
+        tf.constant(0.0)
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
+        os.close(null)
+    return chosen
+
+
+def choose_gpu(gpu: str, local_rank: int, devices: list[str]) -> list[str]:
+    """Which of a node's GPUs a rank uses; see `set_up`."""
+    if gpu == "-1":
+        return []
+    if not devices:
+        raise UsageError(f"--gpu {gpu}: TensorFlow sees no GPU here; leave it at -1 for the CPU")
+    if gpu == "auto":
+        return [devices[local_rank % len(devices)]]
+    if int(gpu) >= len(devices):
+        raise UsageError(f"--gpu {gpu}: there are devices 0 to {len(devices) - 1}, -1 and auto")
+    return [devices[int(gpu)]]

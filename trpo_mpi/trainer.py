@@ -1,0 +1,348 @@
+"""The training loop: collect a batch, estimate advantages, step the policy, fit the critic.
+
+One `Trainer.iterate` is one iteration; what it computes has the same bits on any number of ranks.
+Collectives of an iteration: one gathers the columns' moments, one the finished episodes; then the
+policy step's and the critic's sums (see `algorithms`); then rank 0's parameters are broadcast,
+which on CPUs of one kind changes nothing and on mixed ones keeps the ranks together.
+"""
+
+import hashlib
+import resource
+import time
+from collections import Counter
+from collections.abc import Callable
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+
+from trpo_mpi.advantages import discounted_returns, gae
+from trpo_mpi.algorithms.critic import Critic
+from trpo_mpi.algorithms.trpo import (
+    PolicyBatch,
+    PolicyKernels,
+    PolicyStep,
+    TrustRegion,
+    trpo_step,
+)
+from trpo_mpi.config import Config, Grid
+from trpo_mpi.envs.make import Spaces
+from trpo_mpi.envs.vector import ColumnEnvs
+from trpo_mpi.normalization import Moments, ObservationNormalizer, column_moments, pool
+from trpo_mpi.parallel.communicator import Communicator
+from trpo_mpi.policies.mlp import MlpPolicy, critic_network
+from trpo_mpi.rollout import Batch, Sampler
+from trpo_mpi.run_directory.model_file import Model
+from trpo_mpi.state import COLUMN, CRITIC, POLICY, ROWS, Counters, stream
+
+
+class Trainer:
+    """One run, from its settings to its model.
+
+    Args:
+        config: the settings.
+        grid: the batch, C environments by T time steps.
+        comm: the ranks, owning the C columns.
+        spaces: the environment's.
+        make: gives the environment of a column.
+        start: parameters and normalisers to start from, if any.
+    """
+
+    def __init__(
+        self,
+        config: Config,
+        grid: Grid,
+        comm: Communicator,
+        spaces: Spaces,
+        make: Callable[[int], gym.Env[Any, Any]],
+        start: Model | None = None,
+    ) -> None:
+        self.config, self.grid, self.comm, self.spaces = config, grid, comm, spaces
+        size, own = spaces.observation_size, len(comm.columns)
+        self._padded = _eights(grid.horizon)
+        self._fisher_steps = _eights(config.fisher_fraction * self._padded)
+
+        self.policy = MlpPolicy(size, spaces.action, config.net_arch, config.init_logstd)
+        network = critic_network(size, config.net_arch)
+        self.theta = self.policy.initialise(_generator(config.seed, POLICY))
+        phi = network.initialise(_generator(config.seed, CRITIC))
+        rows = max(1, min(grid.horizon, config.vf_batch // grid.num_envs))
+        self.critic = Critic(network, phi, own, self._padded, rows)
+        self.normalizer = ObservationNormalizer(size, config.normalize_observations)
+        self.return_moments = Moments(1) if config.normalize_returns else None
+        if start is not None:
+            self.theta, self.critic.phi = start.theta, start.phi
+            self.normalizer, self.return_moments = start.normalizer, start.return_moments
+        self._kernels = PolicyKernels(
+            self.policy, own, self._padded, self._fisher_steps, size, config.entcoeff
+        )
+        self._trust_region = TrustRegion(
+            config.max_kl,
+            config.cg_iters,
+            config.cg_damping,
+            config.line_search_steps,
+            config.line_search_shrink,
+        )
+        self._rows = _generator(config.seed, ROWS)  # choices of time steps: all ranks' alike
+        envs = ColumnEnvs([lambda c=c: make(c) for c in comm.columns], comm.columns)
+        seeds = [stream(config.seed, COLUMN, column) for column in comm.columns]
+        self._sampler = Sampler(envs, seeds, self.policy.distribution)
+        self._discounted = np.zeros(own)
+        self.exact_rows = self.policy.actor(self.theta).check()
+        """Whether the actor may work in blocks; see `NumpyMlp`."""
+        self.counters = Counters()
+        self.started = time.perf_counter()
+
+    @property
+    def _first_horizon(self) -> bool:
+        """Whether the normalisers have seen nothing yet: then a batch only initialises them."""
+        moments = (self.normalizer.moments, self.return_moments)
+        return any(m is not None and m.count == 0 for m in moments)
+
+    def finished(self) -> str | None:
+        """Which limit the run has reached, in words; None if it goes on."""
+        config, counters = self.config, self.counters
+        if counters.timesteps >= config.num_timesteps:
+            return f"all {config.num_timesteps} time steps done"
+        if config.max_iterations and counters.iteration >= config.max_iterations:
+            return f"--max-iterations {config.max_iterations} reached"
+        if config.max_episodes and counters.episodes >= config.max_episodes:
+            return f"--max-episodes {config.max_episodes} reached"
+        full = len(counters.returns) == counters.returns.maxlen
+        if config.stop_return is not None and full and counters.return_mean >= config.stop_return:
+            return f"--stop-return {config.stop_return:g} reached"
+        return None
+
+    def iterate(self, stop: bool = False) -> tuple[dict[str, Any], list[tuple[float, int]], bool]:
+        """Run one iteration.
+
+        Args:
+            stop: whether this rank was asked to stop.
+
+        Returns the row for progress.csv, the episodes for monitor.csv, and whether any rank was
+        asked to stop. Ends the job with `RuntimeError` where ranks hold different parameters.
+        """
+        config, comm, counters = self.config, self.comm, self.counters
+        clock = _Clock()
+        mpi_before = comm.seconds
+        left = config.num_timesteps - counters.timesteps
+        horizon = max(1, min(self.grid.horizon, round(left / self.grid.num_envs)))
+        batch = self._sampler.collect(self.policy.actor(self.theta), self.normalizer, horizon)
+        sample_seconds = clock.lap()
+
+        values, advantages = self._advantages(batch)
+        targets = advantages + values
+        discounted, self._discounted = discounted_returns(
+            batch.rewards, batch.ended, self._discounted, config.gamma
+        )
+        series = np.stack([advantages, targets, targets - values, discounted], axis=2)
+        parts = [*column_moments(series), *column_moments(batch.raw_observations)]
+        gathered, extras = self._gather(parts, len(batch.episodes), stop)
+        _, mean, m2 = pool(horizon, *gathered[:2])
+        variance = m2 / (horizon * self.grid.num_envs)
+        episodes = self._gather_episodes(batch, extras[:, 0])
+        counters.timesteps += horizon * self.grid.num_envs
+
+        row: dict[str, Any] = {}
+        scale = self._reward_scale()
+        if not self._first_horizon:
+            step = self._step_policy(batch, (advantages - mean[0]) / (np.sqrt(variance[0]) + 1e-8))
+            row |= {
+                "kl": step.kl,
+                "entropy": step.entropy,
+                "surrogate_improvement": step.improvement,
+                "step_fraction": step.fraction,
+                "explained_variance": 1 - variance[2] / variance[1] if variance[1] > 0 else None,
+                "policy_seconds": clock.lap(),
+                "vf_stepsize": self._fit_critic(batch, targets),
+                "critic_seconds": clock.lap(),
+            }
+        self._merge_moments(horizon, gathered)
+        self._broadcast()
+        counters.iteration += 1
+        seconds = clock.total()
+        row |= {
+            "iteration": counters.iteration,
+            "timesteps": counters.timesteps,
+            "episodes": counters.episodes,
+            "episode_return_mean": counters.return_mean,
+            "episode_length_mean": counters.length_mean,
+            "max_kl": config.max_kl,
+            "timesteps_per_batch": horizon * self.grid.num_envs,
+            "reward_scale": scale,
+            "steps_per_second": horizon * self.grid.num_envs / seconds,
+            "seconds": time.perf_counter() - self.started,
+            "sample_seconds": sample_seconds,
+            "mpi_seconds": comm.seconds - mpi_before,
+            "memory_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
+        }
+        return row, episodes, bool(extras[:, 1].any())
+
+    def _reward_scale(self) -> float:
+        """What rewards are multiplied by for the critic's sake."""
+        if self.return_moments is None or self.return_moments.count == 0:
+            return 1.0
+        return 1 / float(self.return_moments.deviation[0])
+
+    def _advantages(self, batch: Batch) -> tuple[np.ndarray, np.ndarray]:
+        """V(s_t) and GAE advantages, (E, T) each, of the scaled rewards."""
+        columns, horizon = batch.rewards.shape
+        observations = _pad(batch.observations, self._padded)
+        flat = observations.reshape(columns * self._padded, -1)
+        values = self.critic.values(flat).reshape(columns, self._padded)[:, :horizon]
+        next_values = np.empty_like(values)
+        next_values[:, :-1] = values[:, 1:]
+        if batch.cuts:
+            after = self.critic.values(self.normalizer(np.stack(batch.cut_observations)))
+            for (column, step), value in zip(batch.cuts, after, strict=True):
+                next_values[column, step] = value
+        rewards = batch.rewards * self._reward_scale()
+        ends = (batch.terminated, batch.ended)
+        return values, gae(
+            rewards, values, next_values, *ends, self.config.gamma, self.config.lam
+        )
+
+    def _gather(
+        self, parts: list[np.ndarray], episodes: int, stop: bool
+    ) -> tuple[list[np.ndarray], np.ndarray]:
+        """All columns' moments, and with them (C, 2): episodes of the column's rank, stop."""
+        own = len(self.comm.columns)
+        check = self.config.drift_check_every
+        drift = self._fingerprint() if check and self.counters.iteration % check == 0 else 0.0
+        extras = np.tile([episodes, float(stop), drift], (own, 1))
+        everything = self.comm.gather_columns(np.concatenate([*parts, extras], axis=1))
+        edges = np.cumsum([part.shape[1] for part in parts])
+        *moments, extras = np.split(everything, edges, axis=1)
+        self._check_drift(extras[:, 2])
+        return moments, extras
+
+    def _fingerprint(self) -> float:
+        """48 bits of a hash of the parameters and of Adam's state, as a float64 holds them."""
+        hasher = hashlib.blake2b(digest_size=6)
+        for array in (self.theta, self.critic.phi, self.critic.adam.m, self.critic.adam.v):
+            hasher.update(array.tobytes())
+        return float(int.from_bytes(hasher.digest(), "big"))
+
+    def _check_drift(self, fingerprints: np.ndarray) -> None:
+        common = Counter(fingerprints.tolist()).most_common(1)[0][0]
+        strays = {self.comm.owner(int(c)) for c in np.flatnonzero(fingerprints != common)}
+        if strays:
+            ranks = ", ".join(str(rank) for rank in sorted(strays))
+            raise RuntimeError(
+                f"parameters differ between ranks in iteration {self.counters.iteration + 1}: "
+                f"rank {ranks} of {self.comm.size} does not hold what the others hold"
+            )
+
+    def _gather_episodes(self, batch: Batch, episodes: np.ndarray) -> list[tuple[float, int]]:
+        """Return and length of all ranks' finished episodes, by time step, then environment."""
+        counts = episodes[[self.comm.first_column(rank) for rank in range(self.comm.size)]]
+        if not counts.any():
+            return []
+        own = np.array(batch.episodes, np.float64).reshape(-1, 4)
+        rows = self.comm.gather_rows(own, counts.astype(int))
+        rows = rows[np.lexsort((rows[:, 1], rows[:, 0]))]
+        finished = [(float(total), int(length)) for _, _, total, length in rows]
+        self.counters.episodes += len(finished)
+        self.counters.returns.extend(total for total, _ in finished)
+        self.counters.lengths.extend(length for _, length in finished)
+        return finished
+
+    def _step_policy(self, batch: Batch, advantages: np.ndarray) -> PolicyStep:
+        horizon = advantages.shape[1]
+        mask = np.zeros((len(advantages), self._padded), np.float32)
+        mask[:, :horizon] = 1.0
+        chosen = np.arange(self._padded)
+        if self._fisher_steps < self._padded:
+            chosen[:horizon] = self._rows.permutation(horizon)
+            chosen = np.sort(chosen[: self._fisher_steps])
+        prepared = PolicyBatch(
+            _pad(batch.observations, self._padded),
+            _pad(batch.actions, self._padded),
+            _pad(advantages.astype(np.float32), self._padded),
+            mask,
+            horizon * self.grid.num_envs,
+            chosen,
+        )
+        self.theta, step = trpo_step(
+            self.theta, prepared, self._kernels, self.comm, self._trust_region
+        )
+        return step
+
+    def _fit_critic(self, batch: Batch, targets: np.ndarray) -> float:
+        """Fit the critic; the step size it was fitted with."""
+        config = self.config
+        done = min(1.0, self.counters.timesteps / config.num_timesteps)
+        stepsize = config.vf_stepsize * (1 - done * (1 - config.vf_final_stepsize))
+        self.critic.fit(
+            _pad(batch.observations, self._padded),
+            _pad(targets.astype(np.float32), self._padded),
+            targets.shape[1],
+            stepsize,
+            config.vf_iters,
+            self._rows,
+            self.comm,
+        )
+        return stepsize
+
+    def _merge_moments(self, horizon: int, gathered: list[np.ndarray]) -> None:
+        means, m2, observation_means, observation_m2 = gathered
+        if self.normalizer.moments is not None:
+            self.normalizer.moments.merge(*pool(horizon, observation_means, observation_m2))
+        if self.return_moments is not None:
+            self.return_moments.merge(*pool(horizon, means[:, 3:], m2[:, 3:]))
+
+    def _broadcast(self) -> None:
+        adam = self.critic.adam
+        packed = np.concatenate([self.theta, self.critic.phi, adam.m, adam.v])
+        self.comm.broadcast(packed)
+        p, q = len(self.theta), len(self.critic.phi)
+        parts = np.split(packed, [p, p + q, p + 2 * q])
+        self.theta, self.critic.phi, adam.m, adam.v = parts
+
+    def model(self) -> Model:
+        """The policy as it is now, with its normaliser."""
+        adam = self.critic.adam
+        return Model(
+            env=self.config.env,
+            policy=self.config.policy,
+            net_arch=self.config.net_arch,
+            spaces=self.spaces,
+            theta=self.theta,
+            phi=self.critic.phi,
+            normalizer=self.normalizer,
+            return_moments=self.return_moments,
+            adam={"steps": adam.steps, "m": adam.m, "v": adam.v},
+        )
+
+
+class _Clock:
+    """Seconds since the last lap, and since the start."""
+
+    def __init__(self) -> None:
+        self._start = self._last = time.perf_counter()
+
+    def lap(self) -> float:
+        now = time.perf_counter()
+        lap, self._last = now - self._last, now
+        return lap
+
+    def total(self) -> float:
+        return time.perf_counter() - self._start
+
+
+def _generator(seed: int, *key: int) -> np.random.Generator:
+    return np.random.default_rng(stream(seed, *key))
+
+
+def _eights(steps: float) -> int:
+    """The next multiple of 8: a shorter SIMD tail would run other code, with other bits."""
+    return -(-int(np.ceil(steps)) // 8) * 8
+
+
+def _pad(array: np.ndarray, steps: int) -> np.ndarray:
+    """(E, T, ...) with zeros behind to (E, steps, ...)."""
+    if array.shape[1] == steps:
+        return array
+    padded = np.zeros((len(array), steps, *array.shape[2:]), array.dtype)
+    padded[:, : array.shape[1]] = array
+    return padded
