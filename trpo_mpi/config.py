@@ -67,7 +67,7 @@ class Config:
     """Conjugate-gradient iterations a policy step."""
     cg_damping: NotNegative = 0.1
     """Multiple of the identity added to the Fisher matrix."""
-    fisher_fraction: Fraction = 1.0
+    fisher_fraction: Fraction = 0.5
     """Share of the batch's time steps that Fisher-vector products use."""
     line_search_steps: Count = 10
     """Step sizes that the line search tries before it gives the step up."""
@@ -82,7 +82,7 @@ class Config:
 
     vf_iters: Natural = 10
     """Critic: passes over the batch in each iteration."""
-    vf_batch: Count = 512
+    vf_batch: Count = 1024
     """Critic: time steps a minibatch, over all environments."""
     vf_stepsize: Positive = 1e-3
     """Critic: Adam's first step size."""
@@ -108,7 +108,7 @@ class Config:
     """Start from the parameters and normaliser of a model.zip or of a run directory."""
     save_every: Count = 50
     """Iterations between two writings of model.zip."""
-    drift_check_every: Natural = 10
+    drift_check_every: Natural = 1
     """Iterations between two checks that all ranks hold the same parameters (0: never)."""
     render: bool = False
     """Show rank 0's first environment in a window."""
@@ -119,11 +119,19 @@ class Config:
 
     def validate(self) -> None:
         """Raise `UsageError` for the first field whose value is outside its range."""
-        hints = typing.get_type_hints(type(self), include_extras=True)
-        for field in dataclasses.fields(self):
-            _check(field.name, getattr(self, field.name), hints[field.name])
+        check_ranges(self)
         if self.gpu not in ("-1", "auto") and not self.gpu.isdecimal():
             raise UsageError(f"--gpu is {self.gpu!r}; it must be -1, auto or a device's number")
+
+
+def check_ranges(settings: Any) -> None:
+    """Hold every field of a dataclass of settings against the `Range` in its type.
+
+    Raises `UsageError` for the first that is outside.
+    """
+    hints = typing.get_type_hints(type(settings), include_extras=True)
+    for field in dataclasses.fields(settings):
+        _check(field.name, getattr(settings, field.name), hints[field.name])
 
 
 def _check(name: str, value: Any, hint: Any) -> None:

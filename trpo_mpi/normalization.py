@@ -14,10 +14,16 @@ CLIP = 10.0
 class Moments:
     """Count, mean and M2 of K numbers, or of vectors of them: each (K,) float64."""
 
-    def __init__(self, size: int) -> None:
-        self.count = 0.0
-        self.mean = np.zeros(size)
-        self.m2 = np.zeros(size)
+    def __init__(self, count: float, mean: np.ndarray, m2: np.ndarray) -> None:
+        self.count, self.mean, self.m2 = count, mean, m2
+        self.deviation = self._deviation()
+        """Population standard deviation, with a floor of 1e-4 that keeps a constant harmless;
+        1 while there is no data."""
+
+    @classmethod
+    def none(cls, size: int) -> "Moments":
+        """The moments of no data."""
+        return cls(0.0, np.zeros(size), np.zeros(size))
 
     def merge(self, count: float, mean: np.ndarray, m2: np.ndarray) -> None:
         """Add the moments of further data."""
@@ -28,16 +34,12 @@ class Moments:
         self.m2 = self.m2 + m2 + delta**2 * (self.count * count / total)
         self.mean = self.mean + delta * (count / total)
         self.count = total
+        self.deviation = self._deviation()
 
-    @property
-    def variance(self) -> np.ndarray:
-        """Population variance, (K,); 1 while there is no data."""
-        return self.m2 / self.count if self.count else np.ones_like(self.m2)
-
-    @property
-    def deviation(self) -> np.ndarray:
-        """Standard deviation, (K,), with a floor of 1e-4 that keeps a constant harmless."""
-        return np.sqrt(self.variance + 1e-8)
+    def _deviation(self) -> np.ndarray:
+        variance = self.m2 / self.count if self.count else np.ones_like(self.m2)
+        deviation: np.ndarray = np.sqrt(variance + 1e-8)
+        return deviation
 
 
 def column_moments(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -59,16 +61,17 @@ def pool(count: int, means: np.ndarray, m2: np.ndarray) -> tuple[float, np.ndarr
 
 
 class ObservationNormalizer:
-    """Shifts and scales flat observations of size D; `moments` is None where it is off."""
+    """Shifts and scales flat observations of size D; with `moments` None it only casts them."""
 
-    def __init__(self, size: int, enabled: bool = True) -> None:
-        self.moments = Moments(size) if enabled else None
+    def __init__(self, moments: Moments | None) -> None:
+        self.moments = moments
 
     def __call__(self, observations: np.ndarray) -> np.ndarray:
         """(..., D) raw -> (..., D) float32, clipped to +-`CLIP`."""
         if self.moments is None:
             return observations.astype(np.float32)
-        scaled = (observations - self.moments.mean) / self.moments.deviation
+        scaled = observations - self.moments.mean
+        scaled /= self.moments.deviation
         np.minimum(scaled, CLIP, out=scaled)
         np.maximum(scaled, -CLIP, out=scaled)
         return scaled.astype(np.float32)

@@ -68,8 +68,10 @@ class Trainer:
         phi = network.initialise(_generator(config.seed, CRITIC))
         rows = max(1, min(grid.horizon, config.vf_batch // grid.num_envs))
         self.critic = Critic(network, phi, own, self._padded, rows)
-        self.normalizer = ObservationNormalizer(size, config.normalize_observations)
-        self.return_moments = Moments(1) if config.normalize_returns else None
+        self.normalizer = ObservationNormalizer(
+            Moments.none(size) if config.normalize_observations else None
+        )
+        self.return_moments = Moments.none(1) if config.normalize_returns else None
         if start is not None:
             self.theta, self.critic.phi = start.theta, start.phi
             self.normalizer, self.return_moments = start.normalizer, start.return_moments

@@ -28,9 +28,8 @@ def main(module: str) -> int:
     comm = startup.connect()
     grid = batch_grid(config, comm.size)
     comm = comm.with_columns(grid.num_envs)
-    if not comm.is_root:
-        quiet_gymnasium()
     spaces = comm.on_root(lambda: check_env(config.env, config.render))
+    quiet_gymnasium()  # rank 0 has just said, once, what there is to say of this environment
     start = None
     if config.load is not None:
         source = config.load

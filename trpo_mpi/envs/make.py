@@ -67,7 +67,7 @@ def check_env(env_id: str, render: bool = False) -> Spaces:
 
 
 def quiet_gymnasium() -> None:
-    """Leave deprecation warnings to rank 0; called on the others."""
+    """Show no more of Gymnasium's warnings: each making of an environment repeats them."""
     gym.logger.min_level = gym.logger.ERROR
     warnings.filterwarnings("ignore", category=DeprecationWarning)
     warnings.filterwarnings("ignore", category=UserWarning, module="gymnasium")

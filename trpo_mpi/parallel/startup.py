@@ -46,9 +46,10 @@ _LAUNCHERS = (
 
 
 def limit_threads() -> None:
-    """One thread a rank for BLAS, OpenMP and TensorFlow, unless the user set a number."""
+    """One thread a rank for BLAS, OpenMP and TensorFlow, unless the user set OMP_NUM_THREADS
+    for all of them, or one of them for itself."""
     for variable in THREAD_VARIABLES:
-        os.environ.setdefault(variable, "1")
+        os.environ.setdefault(variable, os.environ.get("OMP_NUM_THREADS", "1"))
 
 
 def launched(environ: Mapping[str, str] = os.environ) -> tuple[str, int, int]:
@@ -151,7 +152,7 @@ def _abort(error: BaseException) -> NoReturn:
     _, size, rank = launched()
     # A fault that all ranks share is reported by the first: its abort ends the others' wait.
     time.sleep(min(0.2 * rank, 2.0))
-    where = f"rank {rank} of {size}: " if size > 1 else ""
+    where = f"rank {rank} of {size}: "
     if isinstance(error, EnvironmentFault):
         print(f"{where}{error}", file=sys.stderr, flush=True)
     else:

@@ -9,7 +9,7 @@ import gymnasium as gym
 import numpy as np
 
 from trpo_mpi.policies.distributions import DiagonalGaussian, distribution_for
-from trpo_mpi.policies.networks import Mlp, NumpyMlp
+from trpo_mpi.policies.networks import Mlp, NumpyMlp, every_step
 
 if TYPE_CHECKING:
     import tensorflow as tf
@@ -48,7 +48,7 @@ class MlpPolicy:
         output = self.network(weights, observations)
         if not self._gaussian:
             return output
-        return tf.concat([output, tf.broadcast_to(weights[-1], tf.shape(output))], axis=-1)
+        return tf.concat([output, every_step(weights[-1], output)], axis=-1)
 
     def actor(self, theta: np.ndarray) -> Actor:
         """This policy with parameters `theta`, to act with."""

@@ -70,10 +70,22 @@ class Mlp:
         layers = len(self.sizes) - 1
         x = inputs
         for layer in range(layers):
-            x = tf.matmul(x, weights[2 * layer]) + weights[2 * layer + 1]
+            x = tf.matmul(x, weights[2 * layer]) + every_step(weights[2 * layer + 1], inputs)
             if layer < layers - 1:
                 x = tf.tanh(x)
         return x
+
+
+def every_step(row: tf.Tensor, inputs: tf.Tensor) -> tf.Tensor:
+    """A column's row for each of its time steps: (E, 1, n) -> (E, T, n), T as in `inputs`.
+
+    By a product with ones and not by broadcasting: the gradient is then a product too. A
+    broadcast's gradient is a sum over T whose bits depend on E wherever n is no multiple of
+    the SIMD width (seen with 17 actions).
+    """
+    import tensorflow as tf
+
+    return tf.matmul(tf.ones_like(inputs[:, :, :1]), row)
 
 
 class NumpyMlp:

@@ -6,7 +6,6 @@ ranks: the same training gives the same bytes.
 
 import io
 import json
-import math
 import zipfile
 from dataclasses import dataclass
 from pathlib import Path
@@ -145,13 +144,9 @@ def _model(header: dict[str, Any], arrays: dict[str, np.ndarray]) -> Model:
     def moments(name: str) -> Moments | None:
         if name not in header["moment_counts"]:
             return None
-        result = Moments(len(arrays[f"{name}_mean"]))
-        result.count = float(header["moment_counts"][name])
-        result.mean, result.m2 = arrays[f"{name}_mean"], arrays[f"{name}_m2"]
-        return result
+        count = float(header["moment_counts"][name])
+        return Moments(count, arrays[f"{name}_mean"], arrays[f"{name}_m2"])
 
-    normalizer = ObservationNormalizer(math.prod(observation.shape), enabled=False)
-    normalizer.moments = moments("observation")
     adam = {"steps": int(header["adam_steps"]), "m": arrays["adam_m"], "v": arrays["adam_v"]}
     return Model(
         env=header["env"],
@@ -160,7 +155,7 @@ def _model(header: dict[str, Any], arrays: dict[str, np.ndarray]) -> Model:
         spaces=Spaces(observation, action),
         theta=arrays["theta"],
         phi=arrays["phi"],
-        normalizer=normalizer,
+        normalizer=ObservationNormalizer(moments("observation")),
         return_moments=moments("return"),
         adam=adam,
     )
