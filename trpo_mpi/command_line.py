@@ -39,21 +39,25 @@ def parse(settings: type[Settings], module: str, arguments: list[str] | None = N
 
 
 def _one_line(panel: str) -> str:
-    """The first part of the framed panel that tyro prints, without its frame."""
+    """The first part of the framed panel that tyro prints, without its title and frame.
+
+    The frame is of box-drawing characters or, where the terminal has none, of dashes.
+    """
+    lines = [line.strip("│╭╰╮╯─ ") for line in panel.splitlines()[1:]]
     text = ""
-    for line in panel.splitlines()[1:]:
-        words = line.strip("│╭╰╮╯ ")
-        if not words.strip("─"):
+    for words in lines:
+        if words.strip("-"):
+            text += " " + words
+        elif text:
             break
-        text += " " + words
-    return text.strip().rstrip(".") or panel.strip()
+    return text.strip().rstrip(".") or " ".join(panel.split())
 
 
 def _near_flags(refusal: str, settings: type) -> str:
     known = [flag(field.name) for field in dataclasses.fields(settings)]  # type: ignore[arg-type]
     if refusal.startswith("Unrecognized"):
         for word in re.findall(r"--[\w-]+", refusal):
-            near = difflib.get_close_matches(word.replace("_", "-"), known, 3)
+            near = difflib.get_close_matches(word.replace("_", "-"), known, 1)
             if near:
-                return f" (did you mean {' or '.join(near)}?)"
+                return f" (did you mean {near[0]}?)"
     return ""

@@ -138,6 +138,8 @@ def _check(name: str, value: Any, hint: Any) -> None:
     """Hold a value against the `Range` in its type, inside unions and tuples too."""
     for part in (hint, *typing.get_args(hint)):
         for limit in getattr(part, "__metadata__", ()):
+            if not isinstance(limit, Range):
+                continue
             values = value if isinstance(value, tuple) else (value,)
             for x in values:
                 if x is not None and not (math.isfinite(x) and limit.holds(x)):

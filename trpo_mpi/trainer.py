@@ -31,6 +31,7 @@ from trpo_mpi.envs.vector import ColumnEnvs
 from trpo_mpi.normalization import Moments, ObservationNormalizer, column_moments, pool
 from trpo_mpi.parallel.communicator import Communicator
 from trpo_mpi.policies.mlp import MlpPolicy, critic_network
+from trpo_mpi.policies.networks import BLOCK, safe_block
 from trpo_mpi.rollout import Batch, Sampler
 from trpo_mpi.run_directory.model_file import Model
 from trpo_mpi.state import COLUMN, CRITIC, POLICY, ROWS, Counters, stream
@@ -90,8 +91,10 @@ class Trainer:
         seeds = [stream(config.seed, COLUMN, column) for column in comm.columns]
         self._sampler = Sampler(envs, seeds, self.policy.distribution)
         self._discounted = np.zeros(own)
-        self.exact_rows = self.policy.actor(self.theta).check()
-        """Whether the actor may work in blocks; see `NumpyMlp`."""
+        self._block = safe_block(self.policy.network, self.theta)
+        blocks = comm.gather_columns(np.full((own, 1), self._block))
+        self.exact_rows = bool((blocks == BLOCK).all())
+        """Whether every rank may act in blocks of rows; see `NumpyMlp`."""
         self.counters = Counters()
         self.started = time.perf_counter()
 
@@ -104,8 +107,8 @@ class Trainer:
     def finished(self) -> str | None:
         """Which limit the run has reached, in words; None if it goes on."""
         config, counters = self.config, self.counters
-        if counters.timesteps >= config.num_timesteps:
-            return f"all {config.num_timesteps} time steps done"
+        if counters.timesteps and self._steps_left() <= 0:
+            return f"all {config.num_timesteps:,} time steps done"
         if config.max_iterations and counters.iteration >= config.max_iterations:
             return f"--max-iterations {config.max_iterations} reached"
         if config.max_episodes and counters.episodes >= config.max_episodes:
@@ -114,6 +117,11 @@ class Trainer:
         if config.stop_return is not None and full and counters.return_mean >= config.stop_return:
             return f"--stop-return {config.stop_return:g} reached"
         return None
+
+    def _steps_left(self) -> int:
+        """Horizon that ends the run as close to `num_timesteps` as the grid allows."""
+        left = self.config.num_timesteps - self.counters.timesteps
+        return round(left / self.grid.num_envs)
 
     def iterate(self, stop: bool = False) -> tuple[dict[str, Any], list[tuple[float, int]], bool]:
         """Run one iteration.
@@ -127,9 +135,9 @@ class Trainer:
         config, comm, counters = self.config, self.comm, self.counters
         clock = _Clock()
         mpi_before = comm.seconds
-        left = config.num_timesteps - counters.timesteps
-        horizon = max(1, min(self.grid.horizon, round(left / self.grid.num_envs)))
-        batch = self._sampler.collect(self.policy.actor(self.theta), self.normalizer, horizon)
+        horizon = max(1, min(self.grid.horizon, self._steps_left()))
+        actor = self.policy.actor(self.theta, self._block)
+        batch = self._sampler.collect(actor, self.normalizer, horizon)
         sample_seconds = clock.lap()
 
         values, advantages = self._advantages(batch)

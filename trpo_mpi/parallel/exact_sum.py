@@ -22,8 +22,9 @@ HEADROOM = 6
 """Bits by which a quantity may grow from one sum to the next without a repetition."""
 SLACK = 18
 """Bits by which it may shrink."""
-LOWEST, HIGHEST = -60, 60
-"""Exponents between which the largest magnitude of a sum is told apart."""
+LOWEST, HIGHEST = -60, 128
+"""Exponents between which the largest magnitude of a sum is told apart: below, numbers count as
+2**-60, and above, beyond any float32, as infinite."""
 
 _BUCKETS = HIGHEST - LOWEST + 2
 _BAD = _BUCKETS - 1  # the histogram's last place counts rows with a NaN or an infinity
@@ -53,9 +54,9 @@ class ExactSum:
         size = rows.shape[1]
         peaks = np.maximum(rows.max(axis=1), -rows.min(axis=1))  # a NaN comes through
         buckets = np.full(len(rows), _BAD)
-        finite = np.isfinite(peaks)
+        finite = peaks < 2.0**HIGHEST
         exponents = np.where(peaks[finite] > 0, np.frexp(peaks[finite])[1], LOWEST)
-        buckets[finite] = np.clip(exponents, LOWEST, HIGHEST) - LOWEST
+        buckets[finite] = np.maximum(exponents, LOWEST) - LOWEST
         histogram = np.bincount(buckets, minlength=_BUCKETS)
         guess = self.exponents.get(name, 0)
         while True:

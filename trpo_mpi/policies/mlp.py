@@ -9,7 +9,7 @@ import gymnasium as gym
 import numpy as np
 
 from trpo_mpi.policies.distributions import DiagonalGaussian, distribution_for
-from trpo_mpi.policies.networks import Mlp, NumpyMlp, every_step
+from trpo_mpi.policies.networks import BLOCK, Mlp, NumpyMlp, every_step
 
 if TYPE_CHECKING:
     import tensorflow as tf
@@ -50,9 +50,9 @@ class MlpPolicy:
             return output
         return tf.concat([output, every_step(weights[-1], output)], axis=-1)
 
-    def actor(self, theta: np.ndarray) -> Actor:
-        """This policy with parameters `theta`, to act with."""
-        return Actor(self, theta)
+    def actor(self, theta: np.ndarray, block: int = BLOCK) -> Actor:
+        """This policy with parameters `theta`, to act with; `block` is from `safe_block`."""
+        return Actor(self, theta, block)
 
 
 class Actor:
@@ -62,15 +62,11 @@ class Actor:
     the update takes all its log-probabilities from the latter.
     """
 
-    def __init__(self, policy: MlpPolicy, theta: np.ndarray) -> None:
-        self._network = NumpyMlp(policy.network, theta)
+    def __init__(self, policy: MlpPolicy, theta: np.ndarray, block: int) -> None:
+        self._network = NumpyMlp(policy.network, theta, block)
         self._std: np.ndarray | None = None
         if isinstance(policy.distribution, DiagonalGaussian):
             self._std = np.exp(theta[-policy.distribution.size :])
-
-    def check(self) -> bool:
-        """See `NumpyMlp.check`."""
-        return self._network.check()
 
     def sample(self, observations: np.ndarray, noise: np.ndarray) -> np.ndarray:
         """Actions for (n, D) observations, from (n, size) noise of `draw_noise`."""

@@ -88,35 +88,23 @@ def every_step(row: tf.Tensor, inputs: tf.Tensor) -> tf.Tensor:
     return tf.matmul(tf.ones_like(inputs[:, :, :1]), row)
 
 
+BLOCK = 16
+"""Rows that `NumpyMlp` takes at a time."""
+
+
 class NumpyMlp:
     """The same network in NumPy, for acting: 9 us for 16 rows where a tf.function takes 120.
 
-    Rows are worked through in blocks of `BLOCK`: a matrix product's bits depend on how many
-    rows it has, and may not depend on how many environments this rank happens to own. A check
-    at construction holds rows alone against rows in their block; where they differ, as on an
-    unknown BLAS they may, rows are taken one at a time.
+    Rows are worked through in blocks of one size, the last padded: a matrix product's bits
+    depend on how many rows it has, and may not depend on how many environments this rank
+    happens to own.
     """
 
-    BLOCK = 16
-
-    def __init__(self, mlp: Mlp, flat: np.ndarray) -> None:
+    def __init__(self, mlp: Mlp, flat: np.ndarray, block: int = BLOCK) -> None:
         self._layers = mlp.split(flat)
         self._matrices = len(mlp.sizes) - 1
         self._inputs = mlp.sizes[0]
-        self._block = self.BLOCK
-
-    def check(self) -> bool:
-        """Whether a row has the same bits alone and among others; if not, go row by row."""
-        stream = np.random.default_rng(0)
-        rows = stream.standard_normal((self.BLOCK, self._inputs)).astype(np.float32)
-        together = self(rows)
-        for place in range(self.BLOCK):
-            alone = np.zeros_like(rows)
-            alone[place] = rows[0]
-            if not np.array_equal(self(alone)[place], together[0]):
-                self._block = 1
-                return False
-        return True
+        self._block = block
 
     def __call__(self, rows: np.ndarray) -> np.ndarray:
         """(n, inputs) float32 -> (n, outputs)."""
@@ -137,3 +125,16 @@ class NumpyMlp:
             if layer < self._matrices - 1:
                 np.tanh(x, out=x)
         return x
+
+
+def safe_block(mlp: Mlp, flat: np.ndarray) -> int:
+    """`BLOCK` if this machine's BLAS gives a row the same bits alone and among others, else 1."""
+    network = NumpyMlp(mlp, flat)
+    rows = np.random.default_rng(0).standard_normal((BLOCK, mlp.sizes[0])).astype(np.float32)
+    together = network(rows)
+    for place in range(BLOCK):
+        alone = np.zeros_like(rows)
+        alone[place] = rows[0]
+        if not np.array_equal(network(alone)[place], together[0]):
+            return 1
+    return BLOCK

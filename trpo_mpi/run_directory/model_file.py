@@ -7,6 +7,7 @@ ranks: the same training gives the same bytes.
 import io
 import json
 import zipfile
+import zlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,10 +19,16 @@ from trpo_mpi.config import Config
 from trpo_mpi.envs.make import Spaces
 from trpo_mpi.errors import UsageError
 from trpo_mpi.normalization import Moments, ObservationNormalizer
-from trpo_mpi.policies.mlp import Actor, MlpPolicy
+from trpo_mpi.policies.mlp import Actor, MlpPolicy, critic_network
+from trpo_mpi.policies.networks import safe_block
 from trpo_mpi.run_directory.directory import whole_file
 
 FORMAT = 1
+DAMAGE = (
+    *(OSError, EOFError, zipfile.BadZipFile, zlib.error),
+    *(ValueError, KeyError, TypeError, AttributeError, AssertionError, RuntimeError),
+)
+"""What reading a damaged or foreign file raises, in the archive and in what is made of it."""
 
 
 @dataclass
@@ -43,8 +50,31 @@ class Model:
 
     def actor(self) -> Actor:
         """The policy, to act with on normalised observations."""
-        policy = MlpPolicy(self.spaces.observation_size, self.spaces.action, self.net_arch, 0.0)
-        return policy.actor(self.theta)
+        policy = self._network()
+        return policy.actor(self.theta, safe_block(policy.network, self.theta))
+
+    def _network(self) -> MlpPolicy:
+        return MlpPolicy(self.spaces.observation_size, self.spaces.action, self.net_arch, 0.0)
+
+    def check_sizes(self) -> None:
+        """Raise `ValueError` unless every array has the size that its use needs."""
+        size = self.spaces.observation_size
+        critic = critic_network(size, self.net_arch).num_parameters
+        wanted = [
+            ("theta", self.theta, self._network().num_parameters),
+            ("phi", self.phi, critic),
+            ("adam_m", self.adam["m"], critic),
+            ("adam_v", self.adam["v"], critic),
+        ]
+        for name, moments, length in (
+            ("observation", self.normalizer.moments, size),
+            ("return", self.return_moments, 1),
+        ):
+            if moments is not None:
+                wanted += [(f"{name}_mean", moments.mean, length), (f"{name}_m2", moments.m2, length)]
+        for name, array, length in wanted:
+            if array.shape != (length,):
+                raise ValueError(f"{name} has shape {array.shape} and not ({length},)")
 
     def check_fits(self, config: Config, spaces: Spaces, source: str) -> None:
         """Raise `UsageError`, naming the difference, unless a run can start from this model."""
@@ -119,10 +149,12 @@ def load(source: str, flag: str = "--load") -> Model:
                 )
             names = [n.removesuffix(".npy") for n in archive.namelist() if n.endswith(".npy")]
             arrays = {n: _array(archive.read(f"{n}.npy")) for n in names}
-        return _model(header, arrays)
+        model = _model(header, arrays)
+        model.check_sizes()
+        return model
     except FileNotFoundError:
         raise UsageError(f"{flag} {source}: there is no {path}") from None
-    except (OSError, zipfile.BadZipFile, ValueError, KeyError, TypeError, EOFError) as error:
+    except DAMAGE as error:
         raise UsageError(f"{flag} {path} is not a whole model file: {error}") from None
 
 

@@ -1,0 +1,194 @@
+"""Play episodes with a trained policy and say what they return.
+
+python -m trpo_mpi.evaluate runs/Hopper-v4-default-s0                   100 episodes, as trained
+mpirun -np 4 python -m trpo_mpi.evaluate model.zip --deterministic     most probable actions
+
+Episode k draws its start and its noise from streams of its own, so it is the same on any number
+of ranks; ranks share the episodes out.
+"""
+
+import csv
+import io
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+from tyro.conf import Positional, arg
+
+from trpo_mpi.parallel import startup
+
+if __name__ == "__main__":
+    startup.limit_threads()  # before NumPy is imported
+
+import gymnasium as gym
+import numpy as np
+
+from trpo_mpi.command_line import parse
+from trpo_mpi.config import Count, Natural, check_ranges
+from trpo_mpi.envs.make import check_env, make_env, quiet_gymnasium
+from trpo_mpi.errors import EnvironmentFault, UsageError
+from trpo_mpi.parallel.communicator import Communicator
+from trpo_mpi.policies.distributions import distribution_for
+from trpo_mpi.run_directory import model_file
+from trpo_mpi.run_directory.directory import whole_file
+from trpo_mpi.run_directory.model_file import Model
+from trpo_mpi.state import EPISODE, stream
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Play episodes with a trained policy. Under mpirun or srun the ranks share them out.
+
+    Prints the mean return, and writes evaluation.csv beside the model: a row an episode.
+    """
+
+    run: Annotated[Positional[str], arg(metavar="DIR")]
+    """A run directory, or a model.zip."""
+    episodes: Count = 100
+    """Episodes to play, over all ranks."""
+    deterministic: bool = False
+    """Take the most probable action at each step, not a random one as in training."""
+    seed: Natural = 0
+    """Seed of the episodes: their starts and the noise of the actions."""
+
+    @property
+    def mode(self) -> str:
+        """How actions are chosen, in a word."""
+        return "deterministic" if self.deterministic else "stochastic"
+
+
+def main() -> int:
+    """Evaluate as the command line says; gives the exit code."""
+    settings = parse(Evaluation, "evaluate")
+    check_ranges(settings)
+    comm = startup.connect()
+    model = comm.on_root(lambda: _load(settings.run))
+    quiet_gymnasium()  # rank 0 has just said, once, what there is to say of this environment
+    env = comm.everywhere(lambda: make_env(model.env))
+    results = evaluate(settings, model, env, comm)
+    if comm.is_root:
+        print(table(settings, model.env, results), flush=True)
+    path = comm.on_root(lambda: _write(settings, results))
+    if comm.is_root:
+        print(f"episodes are in {path}", flush=True)
+    return 0
+
+
+def _load(run: str) -> Model:
+    """The model, if its environment can be made and is still what it was trained on."""
+    model = model_file.load(run, "DIR")
+    try:
+        spaces = check_env(model.env)
+    except UsageError as error:
+        reason = str(error).removeprefix("--env ")
+        raise UsageError(f"DIR {run} needs an environment: {reason}") from None
+    for what, its, now in (
+        ("observation space", model.spaces.observation, spaces.observation),
+        ("action space", model.spaces.action, spaces.action),
+    ):
+        if its != now:
+            raise UsageError(f"DIR {run} has {what} {its}, but {model.env} here has {now}")
+    return model
+
+
+def evaluate(
+    settings: Evaluation, model: Model, env: gym.Env[Any, Any], comm: Communicator
+) -> np.ndarray:
+    """Play this rank's share of the episodes and gather all: (episodes, 2) returns and lengths."""
+    shares = np.array_split(np.arange(settings.episodes), comm.size)
+    act = _behaviour(settings, model)
+    own = [play_episode(env, act, settings.seed, int(number)) for number in shares[comm.rank]]
+    rows = np.array(own, np.float64).reshape(-1, 2)
+    return comm.gather_rows(rows, np.array([len(share) for share in shares]))
+
+
+Behaviour = Callable[[np.ndarray, np.random.Generator], np.ndarray]
+"""From a flat observation and the episode's stream to an action for the environment."""
+
+
+def _behaviour(settings: Evaluation, model: Model) -> Behaviour:
+    actor, normalizer = model.actor(), model.normalizer
+    distribution = distribution_for(model.spaces.action)
+
+    def act(observation: np.ndarray, noise: np.random.Generator) -> np.ndarray:
+        rows = normalizer(observation[None])
+        if settings.deterministic:
+            actions = actor.mode(rows)
+        else:
+            actions = actor.sample(rows, distribution.draw_noise(noise, 1))
+        action: np.ndarray = distribution.to_environment(actions)[0]
+        return action
+
+    return act
+
+
+def play_episode(
+    env: gym.Env[Any, Any], act: Behaviour, seed: int, number: int
+) -> tuple[float, int]:
+    """Undiscounted raw return, and length in time steps, of episode `number`.
+
+    It ends where the environment says so, by a time limit or truly. Raises `EnvironmentFault`
+    where an observation or reward is not finite.
+    """
+    start, noise = stream(seed, EPISODE, number).spawn(2)
+    generator = np.random.default_rng(noise)
+    first, _ = env.reset(seed=int(start.generate_state(1)[0]))
+    total, length, ended = 0.0, 0, False
+    flat = _finite(first, total, number, length)
+    while not ended:
+        observation, reward, terminated, truncated, _ = env.step(act(flat, generator))
+        total += float(reward)
+        length += 1
+        flat = _finite(observation, total, number, length)
+        ended = terminated or truncated
+    return total, length
+
+
+def _finite(observation: Any, total: float, number: int, step: int) -> np.ndarray:
+    """The observation, (D,) float64; `EnvironmentFault` if it or the return is not finite."""
+    flat: np.ndarray = np.ravel(observation).astype(np.float64)
+    # A sum is finite only if all its terms are, and costs a third of testing each.
+    if not math.isfinite(flat.sum() + total):
+        raise EnvironmentFault(
+            f"an observation or reward is not finite at step {step} of evaluation episode "
+            f"{number}: observation {flat}, return {total}"
+        )
+    return flat
+
+
+def table(settings: Evaluation, env_id: str, results: np.ndarray) -> str:
+    """Mean, standard error and extremes of (episodes, 2) returns and lengths, as text."""
+    lines = [
+        f"{env_id}: {settings.episodes} episode{'s' if settings.episodes > 1 else ''}, "
+        f"{settings.mode} policy, seed {settings.seed}",
+        f"{'':8}{'mean':>12}{'std error':>12}{'min':>12}{'max':>12}",
+    ]
+    for name, values in zip(("return", "length"), results.T, strict=True):
+        error = f"{values.std(ddof=1) / math.sqrt(len(values)):.2f}" if len(values) > 1 else "-"
+        lines.append(
+            f"{name:8}{values.mean():12.2f}{error:>12}{values.min():12.2f}{values.max():12.2f}"
+        )
+    return "\n".join(lines)
+
+
+def _write(settings: Evaluation, results: np.ndarray) -> Path:
+    """Write evaluation.csv beside the model, whole or not at all; gives its path."""
+    run = Path(settings.run)
+    path = (run if run.is_dir() else run.parent) / "evaluation.csv"
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(("episode", "return", "length", "mode"))
+    for number, (total, length) in enumerate(results.tolist()):
+        writer.writerow((number, repr(total), int(length), settings.mode))
+    try:
+        with whole_file(path) as file:
+            file.write(text.getvalue().encode())
+    except OSError as error:
+        raise UsageError(f"{path} can't be written: {error.strerror}") from None
+    return path
+
+
+if __name__ == "__main__":
+    startup.run(main)
