@@ -54,7 +54,7 @@ def _one_line(panel: str) -> str:
 
 
 def _near_flags(refusal: str, settings: type) -> str:
-    known = [flag(field.name) for field in dataclasses.fields(settings)]  # type: ignore[arg-type]
+    known = [flag(field.name) for field in dataclasses.fields(settings)]
     if refusal.startswith("Unrecognized"):
         for word in re.findall(r"--[\w-]+", refusal):
             near = difflib.get_close_matches(word.replace("_", "-"), known, 1)

@@ -1,5 +1,6 @@
 """What rank 0 says on the terminal or in a batch log."""
 
+import math
 import sys
 from collections import Counter
 from typing import Any
@@ -85,6 +86,6 @@ class Display:
 
 
 def _number(value: float | None, width: int, digits: int) -> str:
-    if value is None or value != value:
+    if value is None or math.isnan(value):
         return "-".rjust(width)
     return f"{value:{width}.{digits}f}"

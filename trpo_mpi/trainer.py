@@ -11,6 +11,7 @@ import resource
 import time
 from collections import Counter
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import gymnasium as gym
@@ -87,7 +88,7 @@ class Trainer:
             config.line_search_shrink,
         )
         self._rows = _generator(config.seed, ROWS)  # choices of time steps: all ranks' alike
-        envs = ColumnEnvs([lambda c=c: make(c) for c in comm.columns], comm.columns)
+        envs = ColumnEnvs([partial(make, column) for column in comm.columns], comm.columns)
         seeds = [stream(config.seed, COLUMN, column) for column in comm.columns]
         self._sampler = Sampler(envs, seeds, self.policy.distribution)
         self._discounted = np.zeros(own)
@@ -208,9 +209,7 @@ class Trainer:
                 next_values[column, step] = value
         rewards = batch.rewards * self._reward_scale()
         ends = (batch.terminated, batch.ended)
-        return values, gae(
-            rewards, values, next_values, *ends, self.config.gamma, self.config.lam
-        )
+        return values, gae(rewards, values, next_values, *ends, self.config.gamma, self.config.lam)
 
     def _gather(
         self, parts: list[np.ndarray], episodes: int, stop: bool

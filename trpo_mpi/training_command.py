@@ -6,19 +6,23 @@ import sys
 import time
 import types
 from collections.abc import Callable
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import gymnasium as gym
 import numpy as np
 
 from trpo_mpi import display, tensorflow_setup
 from trpo_mpi.command_line import parse
-from trpo_mpi.config import Config, Grid, batch_grid
+from trpo_mpi.config import Config, batch_grid
 from trpo_mpi.envs.make import check_env, make_env, quiet_gymnasium
 from trpo_mpi.parallel import startup
 from trpo_mpi.parallel.communicator import Communicator
 from trpo_mpi.run_directory import directory, model_file
 from trpo_mpi.run_directory.progress import MonitorFile, ProgressFile
+
+if TYPE_CHECKING:
+    from trpo_mpi.trainer import Trainer
 
 
 def main(module: str) -> int:
@@ -49,14 +53,14 @@ def main(module: str) -> int:
     if comm.is_root:
         print(display.banner(config, grid, machine), flush=True)
     if path is None:
-        return _check(trainer, grid, comm)
+        return _check(trainer, comm)
     if comm.is_root:
         directory.write_config(path, config, machine)
         print(f"writing to {path}", flush=True)
     return _train(trainer, path, comm)
 
 
-def _train(trainer: Any, path: Any, comm: Communicator) -> int:
+def _train(trainer: "Trainer", path: Path, comm: Communicator) -> int:
     config = trainer.config
     asked = _StopRequest()
     if comm.is_root:
@@ -86,7 +90,7 @@ def _train(trainer: Any, path: Any, comm: Communicator) -> int:
     return code
 
 
-def _check(trainer: Any, grid: Grid, comm: Communicator) -> int:
+def _check(trainer: "Trainer", comm: Communicator) -> int:
     """`--check`: time an Allreduce and two iterations, and leave nothing behind."""
     buffer = np.zeros((len(comm.columns), len(trainer.theta)), np.float32)
     times = []

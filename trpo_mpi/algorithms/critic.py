@@ -31,8 +31,9 @@ class Adam:
         self.m = self.BETA1 * self.m + np.float32(1 - self.BETA1) * gradient
         self.v = self.BETA2 * self.v + np.float32(1 - self.BETA2) * gradient**2
         rate = stepsize * np.sqrt(1 - self.BETA2**self.steps) / (1 - self.BETA1**self.steps)
-        change: np.ndarray = np.float32(rate) * self.m / (np.sqrt(self.v) + np.float32(self.EPSILON))
-        return x - change
+        scale = np.sqrt(self.v) + np.float32(self.EPSILON)
+        updated: np.ndarray = x - np.float32(rate) * self.m / scale
+        return updated
 
 
 class Critic:

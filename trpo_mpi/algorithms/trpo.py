@@ -74,21 +74,25 @@ class PolicyKernels:
     """
 
     def __init__(
-        self, policy: MlpPolicy, columns: int, steps: int, fisher_steps: int, size: int, entcoeff: float
+        self,
+        policy: MlpPolicy,
+        columns: int,
+        steps: int,
+        fisher_steps: int,
+        size: int,
+        entcoeff: float,
     ) -> None:
+        """Batches of `columns` by `steps` by `size`; Fisher products use `fisher_steps`."""
         self._policy = policy
         self._columns = columns
         self._entcoeff = entcoeff
-        discrete = policy.distribution.action_shape == ()
+        action_shape = policy.distribution.action_shape
+        action_type = tf.float32 if action_shape else tf.int32
         flat = tf.TensorSpec([policy.num_parameters], tf.float32)
         observations = tf.TensorSpec([columns, steps, size], tf.float32)
-        actions = tf.TensorSpec(
-            [columns, steps, *policy.distribution.action_shape], tf.int32 if discrete else tf.float32
-        )
+        actions = tf.TensorSpec([columns, steps, *action_shape], action_type)
         numbers = tf.TensorSpec([columns, steps], tf.float32)
-        parameters = tf.TensorSpec(
-            [columns, steps, policy.distribution.num_parameters], tf.float32
-        )
+        parameters = tf.TensorSpec([columns, steps, policy.distribution.num_parameters], tf.float32)
         fisher_observations = tf.TensorSpec([columns, fisher_steps, size], tf.float32)
         fisher_mask = tf.TensorSpec([columns, fisher_steps], tf.float32)
 

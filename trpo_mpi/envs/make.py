@@ -54,7 +54,7 @@ def check_env(env_id: str, render: bool = False) -> Spaces:
     """Spaces of an environment that can be trained on; `UsageError` where it can't be."""
     if render and sys.platform.startswith("linux"):
         if not os.environ.get("DISPLAY") and not os.environ.get("WAYLAND_DISPLAY"):
-            raise UsageError("--render needs a screen, and neither DISPLAY nor WAYLAND_DISPLAY is set")
+            raise UsageError("--render needs a screen: DISPLAY and WAYLAND_DISPLAY are not set")
     env = make_env(env_id)
     if render and "human" not in env.metadata.get("render_modes", []):
         raise UsageError(f"--render: {env_id} has no window to show")

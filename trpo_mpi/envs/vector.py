@@ -34,7 +34,7 @@ class ColumnEnvs(gym.vector.VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
         batch = gym.vector.utils.batch_space
         self.observation_space = batch(self.single_observation_space, self.num_envs)
         self.action_space = batch(self.single_action_space, self.num_envs)
-        size = int(np.prod(self.single_observation_space.shape))
+        size = int(np.prod(self.single_observation_space.shape or ()))
         self._observations = np.zeros((self.num_envs, size))
         self._steps = np.zeros(self.num_envs, np.int64)
 
@@ -69,8 +69,7 @@ class ColumnEnvs(gym.vector.VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
                         self._fault("observation", i, final_obs[i])
                     observations[i] = np.ravel(env.reset()[0])
             except Exception as error:
-                error.add_note(self._where(i))
-                raise
+                raise RuntimeError(f"an exception {self._where(i)}") from error
         self._check(observations, rewards)
         if final_obs:
             self._steps[list(final_obs)] = 0

@@ -46,8 +46,10 @@ _LAUNCHERS = (
 
 
 def limit_threads() -> None:
-    """One thread a rank for BLAS, OpenMP and TensorFlow, unless the user set OMP_NUM_THREADS
-    for all of them, or one of them for itself."""
+    """One thread a rank for BLAS, OpenMP and TensorFlow, unless the user set a number.
+
+    OMP_NUM_THREADS speaks for those that are not set themselves.
+    """
     for variable in THREAD_VARIABLES:
         os.environ.setdefault(variable, os.environ.get("OMP_NUM_THREADS", "1"))
 
@@ -91,9 +93,7 @@ def connect() -> "Communicator":
 
 def _cure(launcher: str, has_library: bool) -> str:
     if not has_library:
-        return (
-            'Load the site\'s MPI module, or pip install "trpo-mpi[mpich]" and use that mpirun'
-        )
+        return 'Load the site\'s MPI module, or pip install "trpo-mpi[mpich]" and use that mpirun'
     if launcher == "srun":
         return (
             "Use srun --mpi=pmi2 for MPICH or Intel MPI, srun --mpi=pmix for Open MPI "

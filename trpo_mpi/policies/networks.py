@@ -9,6 +9,7 @@ column: the gradient by that copy is then the column's own, which the exact sum 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -31,7 +32,7 @@ class Mlp:
         self.extra = extra
         self._last_gain = last_gain
         self._shapes: list[tuple[int, int]] = []
-        for inputs, outputs in zip(sizes, sizes[1:], strict=False):
+        for inputs, outputs in pairwise(sizes):
             self._shapes += [(inputs, outputs), (1, outputs)]
         self._shapes += [(1, extra)] if extra else []
         self.num_parameters = sum(rows * columns for rows, columns in self._shapes)
@@ -40,7 +41,7 @@ class Mlp:
         """Orthogonal matrices (Saxe et al. 2014) and zero biases: (P,) float32."""
         parts = []
         layers = len(self.sizes) - 1
-        for layer, (inputs, outputs) in enumerate(zip(self.sizes, self.sizes[1:], strict=False)):
+        for layer, (inputs, outputs) in enumerate(pairwise(self.sizes)):
             gain = self._last_gain if layer == layers - 1 else np.sqrt(2)
             tall = stream.standard_normal((max(inputs, outputs), min(inputs, outputs)))
             q, r = np.linalg.qr(tall)

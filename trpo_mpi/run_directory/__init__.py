@@ -1,8 +1,9 @@
 """What a run leaves behind, written by rank 0 alone.
 
-    runs/Hopper-v4-default-s0/
-        config.json     every setting, and what it ran on
-        progress.csv    a row an iteration
-        monitor.csv     a row a finished episode
-        model.zip       the policy with its normaliser
+In runs/Hopper-v4-default-s0, by default:
+
+- config.json: every setting, and what it ran on
+- progress.csv: a row an iteration
+- monitor.csv: a row a finished episode
+- model.zip: the policy with its normaliser
 """

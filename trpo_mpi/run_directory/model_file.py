@@ -71,18 +71,20 @@ class Model:
             ("return", self.return_moments, 1),
         ):
             if moments is not None:
-                wanted += [(f"{name}_mean", moments.mean, length), (f"{name}_m2", moments.m2, length)]
+                wanted.append((f"{name}_mean", moments.mean, length))
+                wanted.append((f"{name}_m2", moments.m2, length))
         for name, array, length in wanted:
             if array.shape != (length,):
                 raise ValueError(f"{name} has shape {array.shape} and not ({length},)")
 
     def check_fits(self, config: Config, spaces: Spaces, source: str) -> None:
         """Raise `UsageError`, naming the difference, unless a run can start from this model."""
+        normalized = self.normalizer.moments is not None
         for what, mine, its in (
             ("observation space", self.spaces.observation, spaces.observation),
             ("action space", self.spaces.action, spaces.action),
             ("net_arch", self.net_arch, config.net_arch),
-            ("normalize_observations", self.normalizer.moments is not None, config.normalize_observations),
+            ("normalize_observations", normalized, config.normalize_observations),
             ("normalize_returns", self.return_moments is not None, config.normalize_returns),
         ):
             if mine != its:
@@ -145,7 +147,8 @@ def load(source: str, flag: str = "--load") -> Model:
             header = json.loads(archive.read("model.json"))
             if header["format"] > FORMAT:
                 raise UsageError(
-                    f"{flag} {path} has format {header['format']}; this version reads up to {FORMAT}"
+                    f"{flag} {path} has format {header['format']}; "
+                    f"this version reads up to {FORMAT}"
                 )
             names = [n.removesuffix(".npy") for n in archive.namelist() if n.endswith(".npy")]
             arrays = {n: _array(archive.read(f"{n}.npy")) for n in names}
