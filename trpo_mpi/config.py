@@ -73,7 +73,7 @@ class Config:
     """Step sizes that the line search tries before it gives the step up."""
     line_search_shrink: Shrink = 0.8
     """Factor between two step sizes of the line search."""
-    gamma: Discount = 0.99
+    gamma: Discount = 0.995
     """Discount of a reward one time step later."""
     lam: Discount = 0.95
     """GAE's lambda: 0 trusts the critic, 1 the rewards alone."""
@@ -82,9 +82,9 @@ class Config:
 
     vf_iters: Natural = 10
     """Critic: passes over the batch in each iteration."""
-    vf_batch: Count = 1024
+    vf_batch: Count = 512
     """Critic: time steps a minibatch, over all environments."""
-    vf_stepsize: Positive = 1e-3
+    vf_stepsize: Positive = 3e-3
     """Critic: Adam's first step size."""
     vf_final_stepsize: Fraction = 0.1
     """Critic: share of the step size that is left at the end of the linear decay."""

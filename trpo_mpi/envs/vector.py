@@ -61,13 +61,15 @@ class ColumnEnvs(gym.vector.VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
         for i, env in enumerate(self.envs):
             try:
                 observation, rewards[i], done, cut, _ = env.step(actions[i])
-                observations[i] = observation.reshape(-1)
+                observations[i] = np.ravel(observation)
                 if done or cut:
                     terminated[i], truncated[i] = done, cut
                     final_obs[i] = observations[i].copy()
                     if not np.isfinite(final_obs[i]).all():
                         self._fault("observation", i, final_obs[i])
                     observations[i] = np.ravel(env.reset()[0])
+            except EnvironmentFault:
+                raise
             except Exception as error:
                 raise RuntimeError(f"an exception {self._where(i)}") from error
         self._check(observations, rewards)

@@ -1,0 +1,115 @@
+"""Scores of the defaults: training and evaluation returns after 1M steps, over seeds.
+
+    python run/benchmark/scores.py --runs DIR --results run/benchmark/results/mujoco --jobs 2
+
+Trains every environment with every seed (one rank a run, `--jobs` runs at a time; finished runs
+under --runs are kept), plays 100 episodes in both modes, and writes to --results: `scores.csv` (a
+row a run), `scores.md` (means with 95 % bootstrap intervals over seeds), each run's progress.csv
+thinned to every tenth row, and the learning curves.
+"""
+
+import argparse
+import csv
+import json
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+
+BASELINES = {  # training return, OpenAI Baselines trpo_mpi, 1M steps (its benchmark page)
+    "Hopper-v4": 1913,
+    "HalfCheetah-v4": 1290,
+    "Walker2d-v4": 2343,
+    "Swimmer-v4": 95,
+    "InvertedPendulum-v4": 905,
+    "InvertedDoublePendulum-v4": 6732,
+    "Reacher-v4": -4.8,
+}
+MODES = ("training", "stochastic", "deterministic")
+
+
+def run(module: str, *arguments: str, log: Path) -> None:
+    """One command of this package; its output is appended to `log`."""
+    with open(log, "a") as file:
+        command = [sys.executable, "-m", f"trpo_mpi.{module}", *arguments]
+        subprocess.run(command, stdout=file, stderr=subprocess.STDOUT, check=True)
+
+
+def returns(path: Path, column: str) -> list[float]:
+    """A column of a CSV file, as numbers."""
+    with open(path) as file:
+        return [float(row[column]) for row in csv.DictReader(x for x in file if x[0] != "#")]
+
+
+def one(env: str, seed: int, runs: Path, results: Path, steps: int) -> dict[str, object]:
+    """Train and evaluate one run, or read what an earlier call left; its row of scores.csv."""
+    place = runs / f"{env}-s{seed}"
+    score = place / "score.json"
+    if not score.exists():
+        place.mkdir(parents=True, exist_ok=True)
+        log = runs / f"{env}-s{seed}.log"
+        arguments = ["--env", env, "--seed", str(seed), "--num-timesteps", str(steps)]
+        run("run_mujoco", *arguments, "--outdir", str(place), log=log)
+        row: dict[str, object] = {"env": env, "seed": seed}
+        row["training"] = np.mean(returns(place / "monitor.csv", "r")[-100:])
+        for mode in MODES[1:]:
+            flags = ["--deterministic"] if mode == "deterministic" else []
+            run("evaluate", str(place), "--episodes", "100", *flags, log=log)
+            row[mode] = np.mean(returns(place / "evaluation.csv", "return"))
+        config = json.loads((place / "config.json").read_text())
+        row["git_commit"] = config["git_commit"]
+        row["cpu"] = config["cpu"]
+        row["seconds"] = returns(place / "progress.csv", "seconds")[-1]
+        score.write_text(json.dumps(row))
+    lines = (place / "progress.csv").read_text().splitlines(keepends=True)
+    thinned = [lines[0], *lines[1:-1:10], lines[-1]]
+    (results / f"{env}-s{seed}.csv").write_text("".join(thinned))
+    result: dict[str, object] = json.loads(score.read_text())
+    return result
+
+
+def interval(values: list[float]) -> str:
+    """Mean and 95 % bootstrap interval over seeds."""
+    x = np.array(values)
+    means = np.random.default_rng(0).choice(x, (10000, len(x))).mean(axis=1)
+    low, high = np.quantile(means, [0.025, 0.975])
+    digits = 1 if abs(x.mean()) < 100 else 0
+    return f"{x.mean():.{digits}f} [{low:.{digits}f}, {high:.{digits}f}]"
+
+
+def main() -> None:
+    """Train, evaluate, tabulate."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--runs", type=Path, required=True, help="where the runs are kept")
+    parser.add_argument("--results", type=Path, required=True)
+    parser.add_argument("--envs", nargs="+", default=list(BASELINES))
+    parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--steps", type=int, default=1_000_000)
+    parser.add_argument("--jobs", type=int, default=2)
+    options = parser.parse_args()
+    options.results.mkdir(parents=True, exist_ok=True)
+    jobs = [(env, seed) for seed in range(options.seeds) for env in options.envs]
+    with ThreadPoolExecutor(options.jobs) as pool:
+        where = (options.runs, options.results, options.steps)
+        rows = list(pool.map(lambda job: one(*job, *where), jobs))
+    with open(options.results / "scores.csv", "w", newline="") as file:
+        writer = csv.DictWriter(file, list(rows[0]), lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
+    table = "| environment | training | stochastic | deterministic | Baselines, training |\n"
+    table += "|---|---|---|---|---|\n"
+    for env in options.envs:
+        own = [row for row in rows if row["env"] == env]
+        cells = [interval([float(str(row[mode])) for row in own]) for mode in MODES]
+        table += f"| {env} | {' | '.join(cells)} | {BASELINES.get(env, '')} |\n"
+    (options.results / "scores.md").write_text(table)
+    print(table)
+    places = [str(options.runs / f"{env}-s{seed}") for env, seed in jobs]
+    output = ["--output", str(options.results / "curves.png")]
+    run("plot", *places, *output, log=options.runs / "plot.log")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,104 @@
+"""The critic's optimiser and fit against textbook formulas."""
+
+from typing import Any
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from trpo_mpi.algorithms.critic import Adam, Critic
+from trpo_mpi.parallel.communicator import Communicator
+from trpo_mpi.policies.mlp import critic_network
+
+
+def make_critic(columns: int = 2, steps: int = 16, rows: int = 8) -> Critic:
+    network = critic_network(3, (8,))
+    return Critic(network, network.initialise(np.random.default_rng(0)), columns, steps, rows)
+
+
+def test_adam_is_kingma_and_bas() -> None:
+    """Algorithm 1, bias corrections written out, in float64."""
+    stream = np.random.default_rng(0)
+    adam = Adam(4)
+    x = expected = stream.standard_normal(4).astype(np.float32)
+    m = v = np.zeros(4)
+    for t in range(1, 6):
+        g = stream.standard_normal(4).astype(np.float32)
+        m = 0.9 * m + 0.1 * g
+        v = 0.999 * v + 0.001 * g**2
+        expected = expected - 0.01 * (m / (1 - 0.9**t)) / (np.sqrt(v / (1 - 0.999**t)) + 1e-8)
+        x = adam.update(x, g, 0.01)
+        assert x.dtype == np.float32
+    np.testing.assert_allclose(x, expected, atol=1e-6)
+
+
+def test_values_of_a_row_do_not_depend_on_the_other_rows() -> None:
+    critic = make_critic()
+    rows = np.random.default_rng(1).standard_normal((40, 3)).astype(np.float32)
+    expected = critic.values(rows)
+    for n in range(1, 40):
+        assert np.array_equal(critic.values(rows[:n]), expected[:n])
+        assert np.array_equal(critic.values(rows[-n:]), expected[-n:])
+
+
+def test_gradient_is_that_of_half_the_squared_error_of_the_chosen_steps() -> None:
+    critic = make_critic(columns=2, steps=8, rows=3)
+    stream = np.random.default_rng(2)
+    observations = stream.standard_normal((2, 8, 3)).astype(np.float32)
+    targets = stream.standard_normal((2, 8)).astype(np.float32)
+    chosen = np.array([5, 1, 6, 0, 0, 0, 0, 0], np.int32)
+    weight = np.array([1, 1, 1, 0, 0, 0, 0, 0], np.float32)
+    given = critic._gradient_kernel(tf.constant(critic.phi), observations, targets, chosen, weight)
+    phi = tf.Variable(critic.phi[None])
+    for column in range(2):
+        with tf.GradientTape() as tape:
+            network = critic._network
+            values = network(network.weights(phi), observations[column, [5, 1, 6]][None])[0, :, 0]
+            loss = 0.5 * tf.reduce_sum((values - targets[column, [5, 1, 6]]) ** 2)
+        np.testing.assert_allclose(given[column], tape.gradient(loss, phi)[0], atol=1e-5)
+
+
+@pytest.mark.parametrize("steps", [16, 11])
+def test_an_epoch_uses_every_step_once(steps: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In minibatches whose mean gradient Adam gets; the padding behind is never used."""
+    critic = make_critic()
+    seen, means = [], []
+    kernel = critic._gradient_kernel
+
+    def recording(*args: Any) -> Any:
+        chosen, weight = args[-2:]
+        seen.append(chosen[weight > 0].tolist())
+        rows = kernel(*args)
+        means.append(rows.numpy().sum(0) / (2 * len(seen[-1])))
+        return rows
+
+    given: list[np.ndarray] = []
+    update = critic.adam.update
+    critic._gradient_kernel = recording
+    monkeypatch.setattr(
+        critic.adam, "update", lambda x, g, s: (given.append(g), update(x, g, s))[1]
+    )
+    stream = np.random.default_rng(3)
+    data = stream.standard_normal((2, 16, 3)).astype(np.float32)
+    targets = stream.standard_normal((2, 16)).astype(np.float32)
+    critic.fit(data, targets, steps, 1e-3, 3, stream, Communicator(None, 2))
+    epochs = [seen[i : i + 2] for i in range(0, 6, 2)]
+    for first, second in epochs:
+        assert sorted(first + second) == list(range(steps))
+        assert len(first) == 8
+    assert epochs[0] != epochs[1]
+    np.testing.assert_allclose(given, means, atol=1e-6)
+
+
+def test_learns_a_function() -> None:
+    critic = make_critic(columns=4, steps=128, rows=32)
+    stream = np.random.default_rng(4)
+    data = stream.standard_normal((4, 128, 3)).astype(np.float32)
+    targets = np.sin(data[:, :, 0]) + 0.5 * data[:, :, 1]
+
+    def error() -> float:
+        return float(np.mean((critic.values(data.reshape(-1, 3)) - targets.ravel()) ** 2))
+
+    before = error()
+    critic.fit(data, targets, 128, 1e-2, 40, stream, Communicator(None, 4))
+    assert error() < 0.02 * before

@@ -1,0 +1,79 @@
+"""Moments merged from parts against those of the whole, far from zero too."""
+
+import numpy as np
+import pytest
+
+from trpo_mpi.normalization import CLIP, Moments, ObservationNormalizer, column_moments, pool
+
+FAR = pytest.mark.parametrize(("mean", "deviation"), [(0.0, 1.0), (1e6, 1.0), (-3e8, 0.1)])
+
+
+def data(mean: float, deviation: float, *shape: int) -> np.ndarray:
+    return np.random.default_rng(0).normal(mean, deviation, shape)
+
+
+@FAR
+def test_merged_moments_are_the_pooled_ones(mean: float, deviation: float) -> None:
+    values = data(mean, deviation, 1000, 3)
+    moments = Moments.none(3)
+    for part in np.split(values, [1, 10, 400]):
+        centre = part.mean(0)
+        moments.merge(len(part), centre, ((part - centre) ** 2).sum(0))
+    assert moments.count == 1000
+    np.testing.assert_allclose(moments.mean, values.mean(0), rtol=1e-14)
+    np.testing.assert_allclose(moments.deviation, values.std(0), rtol=1e-6)
+
+
+@FAR
+def test_columns_pooled_are_the_whole(mean: float, deviation: float) -> None:
+    values = data(mean, deviation, 7, 50, 3) + np.arange(7)[:, None, None]
+    count, centre, m2 = pool(50, *column_moments(values))
+    flat = values.reshape(-1, 3)
+    assert count == 350
+    np.testing.assert_allclose(centre, flat.mean(0), rtol=1e-14)
+    np.testing.assert_allclose(m2 / count, flat.var(0), rtol=1e-6)
+
+
+def test_column_moments_by_hand() -> None:
+    means, m2 = column_moments(np.array([[[1.0], [3.0]], [[10.0], [10.0]]]))
+    assert means.tolist() == [[2], [10]]
+    assert m2.tolist() == [[2], [0]]
+    assert pool(2, means, m2)[1:] == (np.array([6.0]), np.array([2 + 2 * (16 + 16)]))
+
+
+def test_a_columns_moments_have_the_same_bits_alone() -> None:
+    values = data(1.0, 1.0, 13, 37, 5)
+    means, m2 = column_moments(values)
+    for i in range(13):
+        alone = column_moments(values[i : i + 1])
+        assert np.array_equal(alone[0][0], means[i])
+        assert np.array_equal(alone[1][0], m2[i])
+
+
+def test_nothing_merged_changes_nothing() -> None:
+    moments = Moments.none(2)
+    np.testing.assert_allclose(moments.deviation, [1, 1])
+    moments.merge(0, np.array([np.nan, 3]), np.zeros(2))
+    assert moments.count == 0
+    assert moments.mean.tolist() == [0, 0]
+
+
+@FAR
+def test_normalised_observations_are_standard(mean: float, deviation: float) -> None:
+    values = data(mean, deviation, 4, 500, 3)
+    scaled = ObservationNormalizer(Moments(*pool(500, *column_moments(values))))(values)
+    assert scaled.dtype == np.float32
+    np.testing.assert_allclose(scaled.mean((0, 1)), 0, atol=1e-5)
+    np.testing.assert_allclose(scaled.std((0, 1)), 1, atol=1e-4)
+
+
+def test_clips_and_survives_a_constant() -> None:
+    normalizer = ObservationNormalizer(Moments(100, np.array([5.0, 0.0]), np.array([0.0, 100.0])))
+    rows = np.array([[5.0, 1e9], [6.0, -1e9], [5.0, 3.0]])
+    np.testing.assert_allclose(normalizer(rows), [[0, CLIP], [CLIP, -CLIP], [0, 3]], rtol=1e-6)
+
+
+def test_switched_off_it_only_converts() -> None:
+    rows = np.array([[1e6, -2.5]])
+    scaled = ObservationNormalizer(None)(rows)
+    assert np.array_equal(scaled, rows.astype(np.float32))

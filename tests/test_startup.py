@@ -1,0 +1,108 @@
+"""Launchers, MPI libraries and threads: what is refused, and what runs alone."""
+
+import os
+from pathlib import Path
+
+import pytest
+from conftest import PATHS, Run
+
+from trpo_mpi.parallel import startup
+
+MODULE = "trpo_mpi.run_mujoco"
+NUMBERS = [name for launcher in startup._LAUNCHERS for name in launcher[1:]]
+
+
+@pytest.mark.parametrize(
+    ("environ", "expected"),
+    [
+        ({}, ("no launcher", 1, 0)),
+        ({"PMI_SIZE": "4", "PMI_RANK": "3"}, ("mpirun (MPICH, Intel MPI or PALS)", 4, 3)),
+        ({"OMPI_COMM_WORLD_SIZE": "2", "OMPI_COMM_WORLD_RANK": "1"}, ("mpirun (Open MPI)", 2, 1)),
+        ({"SLURM_STEP_NUM_TASKS": "8", "SLURM_PROCID": "5"}, ("srun", 8, 5)),
+        # An mpirun inside a Slurm step, whose daemons srun started: two nodes, eight ranks.
+        (
+            {"SLURM_STEP_NUM_TASKS": "2", "SLURM_PROCID": "1", "PMI_SIZE": "8", "PMI_RANK": "6"},
+            ("mpirun (MPICH, Intel MPI or PALS)", 8, 6),
+        ),
+        # In a batch script, outside any step.
+        ({"SLURM_NTASKS": "16", "SLURM_PROCID": "0"}, ("no launcher", 1, 0)),
+    ],
+)
+def test_launchers_are_known_by_their_variables(
+    environ: dict[str, str], expected: tuple[str, int, int]
+) -> None:
+    assert startup.launched(environ) == expected
+
+
+def test_threads_are_one_unless_the_user_set_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in startup.THREAD_VARIABLES:
+        monkeypatch.delenv(name, raising=False)
+    startup.limit_threads()
+    assert {os.environ[name] for name in startup.THREAD_VARIABLES} == {"1"}
+    monkeypatch.setenv("OPENBLAS_NUM_THREADS", "3")
+    startup.limit_threads()
+    assert os.environ["OPENBLAS_NUM_THREADS"] == "3"
+    assert os.environ["OMP_NUM_THREADS"] == "1"
+
+
+@pytest.mark.parametrize(
+    ("variables", "launcher", "cure"),
+    [
+        ({"PMI_SIZE": "2", "PMI_RANK": "0"}, "mpirun (MPICH", "mpirun that belongs"),
+        ({"OMPI_COMM_WORLD_SIZE": "2"}, "mpirun (Open MPI)", "mpirun that belongs"),
+        ({"SLURM_STEP_NUM_TASKS": "2", "SLURM_PROCID": "0"}, "srun", "--mpi="),
+    ],
+)
+def test_a_launcher_of_another_mpi_is_refused(
+    variables: dict[str, str], launcher: str, cure: str, python: Run
+) -> None:
+    """It starts processes that each see themselves alone; the line names both numbers."""
+    result = python("-m", MODULE, "--env", "CartPole-v1", "--max-iterations", "1", **variables)
+    assert result.returncode == 2
+    line = result.stderr.splitlines()[-1]
+    for words in (launcher, "started 2 processes", "has 1:", cure):
+        assert words in line
+    assert result.stdout == ""
+    others = {name: "1" for name in NUMBERS if name in variables and name.endswith(("RANK", "ID"))}
+    if others:  # the same on the other process, which leaves the talking to the first
+        result = python("-m", MODULE, "--env", "CartPole-v1", **(variables | others))
+        assert result.returncode == 2
+        assert "error" not in result.stderr
+
+
+STUB = {
+    "no mpi4py": {"__init__.py": "raise ImportError('no mpi4py')"},
+    "no library": {
+        "__init__.py": "class rc: pass",
+        "MPI.py": "raise RuntimeError('cannot load MPI library')",
+    },
+}
+
+
+def without_mpi(kind: str, folder: Path) -> str:
+    """A PYTHONPATH on which mpi4py, or the library that it needs, is not there."""
+    package = folder / "stub" / "mpi4py"
+    package.mkdir(parents=True)
+    for name, text in STUB[kind].items():
+        (package / name).write_text(text, encoding="utf-8")
+    return os.pathsep.join([str(package.parent), *PATHS])
+
+
+@pytest.mark.parametrize("kind", STUB)
+def test_without_an_mpi_library_it_is_one_process(kind: str, tmp_path: Path, python: Run) -> None:
+    path = without_mpi(kind, tmp_path)
+    arguments = ["--env", "CartPole-v1", "--max-iterations", "1", "--outdir", "out"]
+    result = python("-m", MODULE, *arguments, PYTHONPATH=path)
+    assert result.returncode == 0, result.stderr
+    assert "1 rank on" in result.stdout
+    assert "no MPI library" in result.stdout
+    assert (tmp_path / "out" / "model.zip").exists()
+
+
+def test_a_launcher_without_an_mpi_library_is_refused(tmp_path: Path, python: Run) -> None:
+    path = without_mpi("no library", tmp_path)
+    command = ["-m", MODULE, "--env", "CartPole-v1"]
+    result = python(*command, PYTHONPATH=path, PMI_SIZE="3", PMI_RANK="0")
+    assert result.returncode == 2
+    assert "started 3 processes, but there is no MPI library" in result.stderr
+    assert result.stderr.count("\n") == 1

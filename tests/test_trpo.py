@@ -1,0 +1,357 @@
+"""The policy step against an explicit Hessian, a case worked by hand, and steps that fail."""
+
+from dataclasses import replace
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+import pytest
+import tensorflow as tf
+from toy_envs import Counter
+from toy_training import toy_trainer
+
+from trpo_mpi.algorithms.critic import Critic
+from trpo_mpi.algorithms.line_search import Trial, line_search
+from trpo_mpi.algorithms.trpo import PolicyBatch, PolicyKernels, PolicyStep, TrustRegion, trpo_step
+from trpo_mpi.parallel.communicator import Communicator
+from trpo_mpi.policies.mlp import MlpPolicy, critic_network
+from trpo_mpi.policies.networks import Mlp
+
+REGION = TrustRegion(
+    max_kl=0.01, cg_iters=10, cg_damping=0.1, line_search_steps=10, line_search_shrink=0.8
+)
+BOX, DISCRETE = gym.spaces.Box(-1, 1, (2,)), gym.spaces.Discrete(3)
+SPACES = pytest.mark.parametrize("space", [BOX, DISCRETE], ids=["gauss", "cat"])
+COLUMNS, STEPS, SIZE = 3, 8, 4
+
+
+def make_policy(space: gym.Space[Any]) -> tuple[MlpPolicy, np.ndarray]:
+    policy = MlpPolicy(SIZE, space, (5,), -0.3)
+    stream = np.random.default_rng(0)
+    theta = policy.initialise(stream) + 0.3 * stream.standard_normal(policy.num_parameters)
+    return policy, theta.astype(np.float32)
+
+
+def make_batch(policy: MlpPolicy, valid: int = STEPS) -> PolicyBatch:
+    """Random data, of which the first `valid` steps count; the others hold junk."""
+    stream = np.random.default_rng(1)
+    shape = (COLUMNS, STEPS)
+    if policy.distribution.action_shape:
+        actions = stream.standard_normal((*shape, 2)).astype(np.float32)
+    else:
+        actions = stream.integers(0, 3, shape).astype(np.int32)
+    mask = np.zeros(shape, np.float32)
+    mask[:, :valid] = 1
+    return PolicyBatch(
+        observations=stream.standard_normal((*shape, SIZE)).astype(np.float32),
+        actions=actions,
+        advantages=stream.standard_normal(shape).astype(np.float32),
+        mask=mask,
+        timesteps=COLUMNS * valid,
+        fisher_rows=np.arange(STEPS),
+    )
+
+
+def make_kernels(policy: MlpPolicy, columns: int = COLUMNS, steps: int = STEPS, **more: Any) -> Any:
+    size = policy.network.sizes[0]
+    return PolicyKernels(policy, columns, steps, steps, size, more.get("entcoeff", 0.0))
+
+
+def take_step(
+    policy: MlpPolicy, theta: np.ndarray, batch: PolicyBatch, region: TrustRegion = REGION
+) -> tuple[np.ndarray, PolicyStep]:
+    comm = Communicator(None, len(batch.mask))
+    return trpo_step(theta, batch, make_kernels(policy, *batch.mask.shape), comm, region)
+
+
+def mean_kl(policy: MlpPolicy, old: Any, new: Any, batch: PolicyBatch) -> tf.Tensor:
+    """Mean KL over the steps that count, in float64 and without any kernel."""
+    rows = tf.constant(batch.observations[batch.mask > 0][None], tf.float64)
+
+    def parameters(theta: Any) -> tf.Tensor:
+        return policy(policy.network.weights(tf.cast(theta, tf.float64)[None]), rows)
+
+    return tf.reduce_mean(policy.distribution.kl(parameters(old), parameters(new)))
+
+
+@SPACES
+@pytest.mark.parametrize("valid", [STEPS, 5])
+def test_fisher_product_is_the_hessian_of_mean_kl(space: gym.Space[Any], valid: int) -> None:
+    policy, theta = make_policy(space)
+    batch = make_batch(policy, valid)
+    new = tf.Variable(theta.astype(np.float64))
+    with tf.GradientTape() as outer:
+        with tf.GradientTape() as inner:
+            kl = mean_kl(policy, theta, new, batch)
+        gradient = inner.gradient(kl, new)
+    hessian = outer.jacobian(gradient, new).numpy()
+    np.testing.assert_allclose(gradient, 0, atol=1e-12)
+    kernel = make_kernels(policy).fisher_product
+    data = [tf.constant(theta), tf.constant(batch.observations), tf.constant(batch.mask)]
+    rows = [kernel(data[0], tf.constant(v), *data[1:]) for v in np.eye(len(theta), dtype="f")]
+    products = np.sum(rows, axis=1, dtype=np.float64) / batch.timesteps
+    assert np.abs(hessian).max() > 0.05
+    np.testing.assert_allclose(products, hessian, atol=2e-6)
+
+
+@SPACES
+def test_gradient_is_that_of_the_objective(space: gym.Space[Any]) -> None:
+    """mean(ratio * advantage) + entcoeff * entropy, differentiated by central differences."""
+    policy, theta = make_policy(space)
+    batch = make_batch(policy, 5)
+    kernels = make_kernels(policy, entcoeff=0.3)
+    data = [
+        tf.constant(x) for x in (batch.observations, batch.actions, batch.advantages, batch.mask)
+    ]
+    rows, old = kernels.gradient(tf.constant(theta), *data)
+    gradient, entropy = rows.numpy().sum(0)[:-1], rows.numpy().sum(0)[-1]
+    counted = policy.distribution.entropy(old).numpy()[batch.mask > 0]
+    np.testing.assert_allclose(entropy, counted.sum(), rtol=1e-5)
+    for i in range(0, len(theta), 3):
+        gains = []
+        for sign in (1, -1):
+            moved = theta.copy()
+            moved[i] += sign * 0.01
+            gains.append(kernels.losses(tf.constant(moved), *data, old).numpy()[:, 0].sum())
+        np.testing.assert_allclose((gains[0] - gains[1]) / 0.02, gradient[i], atol=5e-3)
+
+
+@pytest.mark.parametrize(
+    ("space", "hidden"),
+    [
+        (gym.spaces.Box(-1, 1, (3,)), (64, 64)),
+        (gym.spaces.Box(-1, 1, (17,)), (10, 50)),  # no multiples of any SIMD width
+        (gym.spaces.Discrete(5), (7,)),
+    ],
+    ids=["3", "17", "discrete"],
+)
+def test_a_columns_rows_have_the_same_bits_alone(
+    space: gym.Space[Any], hidden: tuple[int, ...]
+) -> None:
+    """Of the policy's kernels and of the critic's, whatever else is in the call."""
+    steps = 24
+    policy = MlpPolicy(11, space, hidden, 0.0)
+    network = critic_network(11, hidden)
+    stream = np.random.default_rng(0)
+    observations = stream.standard_normal((16, steps, 11)).astype(np.float32)
+    actions = stream.standard_normal((16, steps, *policy.distribution.action_shape))
+    if not policy.distribution.action_shape:
+        actions = stream.integers(0, 5, (16, steps))
+    kind = np.float32 if policy.distribution.action_shape else np.int32
+    numbers = stream.standard_normal((16, steps)).astype(np.float32)
+    data = (observations, actions.astype(kind), numbers, np.ones((16, steps), np.float32))
+    theta, vector = stream.standard_normal((2, policy.num_parameters)).astype(np.float32) * 0.3
+    phi = network.initialise(stream)
+    chosen = stream.permutation(steps).astype(np.int32)[:16]
+
+    def rows(columns: slice) -> list[np.ndarray]:
+        mine = [tf.constant(x[columns]) for x in data]
+        own = len(mine[0])
+        kernels = PolicyKernels(policy, own, steps, steps, 11, 0.01)
+        gradient, old = kernels.gradient(tf.constant(theta), *mine)
+        product = kernels.fisher_product(tf.constant(theta), tf.constant(vector), mine[0], mine[3])
+        losses = kernels.losses(tf.constant(theta + vector), *mine, old)
+        critic = Critic(network, phi, own, steps, 16)
+        fit = critic._gradient_kernel(
+            tf.constant(phi), mine[0], mine[2], tf.constant(chosen), mine[3][0, :16]
+        )
+        values = critic.values(observations[columns].reshape(-1, 11)).reshape(own, steps)
+        return [gradient.numpy(), product.numpy(), losses.numpy(), fit.numpy(), values]
+
+    together = rows(slice(None))
+    for columns in (slice(0, 1), slice(15, 16), slice(2, 4), slice(3, 8), slice(1, 14)):
+        for some, all_rows in zip(rows(columns), together, strict=True):
+            assert np.array_equal(some, all_rows[columns])
+
+
+def hand_batch(actions: np.ndarray, advantages: list[float]) -> PolicyBatch:
+    """One column of two steps that count and six of junk; all observations are zero."""
+    weights = np.zeros((1, 8), np.float32)
+    weights[0, :2] = 1
+    numbers = np.full((1, 8), 1e3, np.float32)
+    numbers[0, :2] = advantages
+    padded = np.full((1, 8, *actions.shape[1:]), 1, actions.dtype)
+    padded[0, :2] = actions
+    observations = np.full((1, 8, 1), 7, np.float32)
+    observations[0, :2] = 0
+    return PolicyBatch(observations, padded, numbers, weights, 2, np.arange(8))
+
+
+def test_gaussian_step_by_hand() -> None:
+    """Mean b = 0 and deviation 1 give actions +1 and -1, with advantages +1 and -1.
+
+    The gradient by b is mean(action * advantage) = 1, by the log deviation mean((action**2 - 1)
+    * advantage) = 0. The Fisher matrix at b is 1, with damping c 1 + c, so x = 1 / (1 + c), x'Fx
+    the same, and the full step sqrt(2 max_kl / (1 + c)), whose KL is b**2 / 2.
+    """
+    policy = MlpPolicy(1, gym.spaces.Box(-1, 1, (1,)), (), 0.0)
+    theta = np.array([0.5, 0, 0], np.float32)  # weight of the observation, b, log deviation
+    batch = hand_batch(np.array([[1], [-1]], np.float32), [1, -1])
+    new, step = take_step(policy, theta, batch)
+    b = np.sqrt(2 * 0.01 / 1.1)
+    np.testing.assert_allclose(new, [0.5, b, 0], atol=1e-6)
+    assert step.fraction == 1
+    assert step.kl == pytest.approx(b**2 / 2, rel=1e-4)
+    assert step.kl <= REGION.max_kl
+    # mean((ratio - 1) * advantage), the ratio of action a being exp(a * b - b**2 / 2)
+    assert step.improvement == pytest.approx(np.exp(-(b**2) / 2) * np.sinh(b), rel=1e-4)
+    assert step.entropy == pytest.approx(0.5 * np.log(2 * np.pi * np.e), rel=1e-6)
+
+
+def test_categorical_step_by_hand() -> None:
+    """Equal logits, choices 0 and 1 with advantages +1 and -1.
+
+    The gradient is g = (1, -1) / 2, the Fisher matrix (1, -1; -1, 1) / 4, so F g = g / 2, the
+    full step s g with s**2 = 2 max_kl / (g'g (1/2 + c)) = 4 max_kl / (1/2 + c).
+    """
+    policy = MlpPolicy(1, gym.spaces.Discrete(2), (), 0.0)
+    theta = np.zeros(4, np.float32)
+    new, step = take_step(policy, theta, hand_batch(np.array([0, 1], np.int32), [1, -1]))
+    s = np.sqrt(4 * 0.01 / 0.6)
+    np.testing.assert_allclose(new, [0, 0, s / 2, -s / 2], atol=1e-6)
+    p = 1 / (1 + np.exp(-s))  # of choice 0
+    assert step.improvement == pytest.approx(2 * p - 1, rel=1e-4)
+    assert step.kl == pytest.approx(-0.5 * np.log(4 * p * (1 - p)), rel=1e-3)
+    assert step.kl <= REGION.max_kl
+    assert step.entropy == pytest.approx(np.log(2), rel=1e-6)
+
+
+@SPACES
+@pytest.mark.parametrize("max_kl", [1e-4, 0.01, 0.3])
+def test_step_improves_inside_the_trust_region(space: gym.Space[Any], max_kl: float) -> None:
+    policy, theta = make_policy(space)
+    batch = make_batch(policy)
+    new, step = take_step(policy, theta, batch, replace(REGION, max_kl=max_kl))
+    assert step.improvement > 0
+    assert 0.1 * max_kl < step.kl <= max_kl
+    assert float(mean_kl(policy, theta, new, batch)) == pytest.approx(step.kl, rel=2e-2)
+
+
+@SPACES
+def test_masked_steps_contribute_nothing(space: gym.Space[Any]) -> None:
+    """Whatever stands in them: all bits of the step are the same."""
+    policy, theta = make_policy(space)
+    batch = make_batch(policy, 5)
+    expected, statistics = take_step(policy, theta, batch)
+    observations, advantages = batch.observations.copy(), batch.advantages.copy()
+    actions = batch.actions.copy()
+    observations[:, 5:], advantages[:, 5:], actions[:, 5:] = 3.0, -50.0, 1
+    junk = replace(batch, observations=observations, advantages=advantages, actions=actions)
+    new, others = take_step(policy, theta, junk)
+    assert np.array_equal(new, expected)
+    assert others == statistics
+    unmasked = replace(junk, mask=np.ones_like(batch.mask), timesteps=COLUMNS * STEPS)
+    assert not np.array_equal(take_step(policy, theta, unmasked)[0], expected)
+
+
+def test_fisher_rows_are_the_time_steps_used() -> None:
+    """Products on steps 1 and 6 are those on a batch that has these four times over."""
+    policy, theta = make_policy(BOX)
+    batch = make_batch(policy)
+    comm = Communicator(None, COLUMNS)
+    few = PolicyKernels(policy, COLUMNS, STEPS, 2, SIZE, 0.0)
+    new, _ = trpo_step(theta, replace(batch, fisher_rows=np.array([1, 6])), few, comm, REGION)
+    kernels = make_kernels(policy)
+    product = kernels.fisher_product
+    repeated = tf.constant(np.tile(batch.observations[:, [1, 6]], (1, 4, 1)))
+    kernels.fisher_product = lambda at, v, _, mask: product(at, v, repeated, mask)
+    expected, _ = trpo_step(theta, batch, kernels, comm, REGION)
+    np.testing.assert_allclose(new, expected, atol=1e-4)
+    assert np.abs(new - take_step(policy, theta, batch)[0]).max() > 1e-3
+
+
+def test_no_advantage_no_step() -> None:
+    policy, theta = make_policy(BOX)
+    batch = make_batch(policy)
+    batch = replace(batch, advantages=np.zeros_like(batch.advantages))
+    new, step = take_step(policy, theta, batch)
+    assert new is theta
+    assert (step.kl, step.improvement, step.fraction) == (0, 0, 0)
+
+
+@pytest.mark.parametrize(
+    ("trials", "taken"),
+    [
+        ([Trial(-1.0, 0.0), Trial(1.0, 0.02), Trial(1.0, 0.01)], 0.25),
+        ([Trial(0.0, 0.0), Trial(np.nan, 0.0), Trial(1e-9, 0.0)], 0.25),
+        ([Trial(1.0, np.nan), Trial(1.0, np.inf), Trial(-np.inf, np.inf)], 0.0),
+        ([Trial(1.0, 0.010001), Trial(0.0, 0.0), Trial(-1e-9, 1e-9)], 0.0),
+    ],
+)
+def test_line_search_takes_the_first_that_gains_inside(trials: list[Trial], taken: float) -> None:
+    theta = np.random.default_rng(0).standard_normal(9).astype(np.float32)
+    before, step = theta.copy(), np.full(9, 0.3)
+    seen: list[np.ndarray] = []
+    answers = iter(trials)
+
+    def evaluate(candidate: np.ndarray) -> Trial:
+        seen.append(candidate)
+        return next(answers)
+
+    new, fraction, trial = line_search(evaluate, theta, step, 0.01, 0.5, 3)
+    for candidate, f in zip(seen, (1, 0.5, 0.25), strict=True):
+        np.testing.assert_allclose(candidate, before + f * step, rtol=1e-6)
+        assert candidate.dtype == np.float32
+    assert fraction == taken
+    assert theta.tobytes() == before.tobytes()
+    if taken:
+        assert trial is trials[-1]
+        assert np.array_equal(new, seen[-1])
+    else:
+        assert new is theta
+        assert trial == Trial(0.0, 0.0)
+
+
+@pytest.mark.parametrize(
+    ("gain", "kl"), [(-1.0, 1.0), (1.0, 1e6), (1.0, np.nan), (np.nan, 1.0), (1.0, np.inf)]
+)
+def test_failed_step_restores_every_bit(gain: float, kl: float) -> None:
+    """A loss, a KL outside the region, losses that are no numbers: the old parameters stay."""
+    policy, theta = make_policy(BOX)
+    before = theta.tobytes()
+    kernels = make_kernels(policy)
+    true = kernels.losses
+    kernels.losses = lambda *args: true(*args) * np.array([gain, kl], np.float32)
+    comm = Communicator(None, COLUMNS)
+    new, step = trpo_step(theta, make_batch(policy), kernels, comm, REGION)
+    assert new is theta
+    assert new.tobytes() == before
+    assert (step.kl, step.improvement, step.fraction) == (0, 0, 0)
+
+
+def test_failed_step_of_the_real_kernels() -> None:
+    """A region so wide that the quadratic model is worthless, and one trial only."""
+    policy, theta = make_policy(BOX)
+    batch = make_batch(policy)
+    before = theta.tobytes()
+    region = replace(REGION, max_kl=50.0, cg_damping=0.0, line_search_steps=1)
+    new, step = take_step(policy, theta, batch, region)
+    assert new is theta
+    assert new.tobytes() == before
+    assert step.fraction == 0
+    assert step.entropy != 0
+
+
+def test_kernels_are_traced_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A network's Python code runs while it is traced and never after the first iteration, the
+    short last batch included."""
+    traces = 0
+    network = Mlp.__call__
+
+    def counting(self: Mlp, weights: Any, inputs: Any) -> Any:
+        nonlocal traces
+        traces += 1
+        return network(self, weights, inputs)
+
+    monkeypatch.setattr(Mlp, "__call__", counting)
+    grid = {"num_envs": 3, "timesteps_per_batch": 63, "num_timesteps": 300}
+    trainer = toy_trainer(Counter, **grid, fisher_fraction=0.5, vf_batch=15)
+    built = traces
+    assert built >= 5  # gradient, product, losses; the critic's gradient and values
+    fits = 0
+    while trainer.finished() is None:
+        row, *_ = trainer.iterate()
+        fits += "kl" in row
+        assert traces == built
+    assert row["timesteps_per_batch"] < 63
+    assert fits > 2

@@ -1,0 +1,120 @@
+"""Environments whose right answers are known, as `toy_envs:Counter-v0` and so on."""
+
+import os
+import time
+from pathlib import Path
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+
+Step = tuple[np.ndarray, float, bool, bool, dict[str, Any]]
+
+
+class Counter(gym.Env[np.ndarray, Any]):
+    """Observes [steps ever taken, episodes before this one, steps in this one].
+
+    Step n, from 1, gives reward n. Episodes have 3, 4, 5, 3, 4, 5 ... steps, and end truly, by
+    a time limit, and by both at once.
+    """
+
+    def __init__(self, render_mode: str | None = None) -> None:
+        self.render_mode = render_mode
+        self.observation_space = gym.spaces.Box(-np.inf, np.inf, (3,), np.float64)
+        self.action_space: gym.Space[Any] = gym.spaces.Discrete(2)
+        self.total, self.episode, self.step_number = 0, -1, 0
+        self.actions: list[Any] = []
+
+    def observe(self) -> np.ndarray:
+        return np.array([self.total, self.episode, self.step_number], np.float64)
+
+    def reset(self, *, seed: int | None = None, options: Any = None) -> Any:
+        super().reset(seed=seed)
+        self.episode += 1
+        self.step_number = 0
+        return self.observe(), {}
+
+    def step(self, action: Any) -> Step:
+        self.actions.append(action)
+        self.total += 1
+        self.step_number += 1
+        kind = self.episode % 3
+        over = self.step_number == 3 + kind
+        reward = float(self.total)
+        return self.observe(), reward, over and kind != 1, over and kind != 0, {}
+
+
+class Plain(Counter):
+    """Takes no arguments, as an environment without pictures may."""
+
+    def __init__(self) -> None:
+        super().__init__()
+
+
+class Constant(Counter):
+    """Reward 1 at each of an episode's 5 steps, at the end of which it ends as `end` says."""
+
+    def __init__(self, end: str = "terminated") -> None:
+        super().__init__()
+        self.end = end
+
+    def step(self, action: Any) -> Step:
+        observation, *_ = super().step(action)
+        over = self.step_number == 5
+        terminated = over and self.end == "terminated"
+        return observation, 1.0, terminated, over and not terminated, {}
+
+
+class Noisy(Counter):
+    """Observes noise of its own stream, so that its seed shows."""
+
+    def observe(self) -> np.ndarray:
+        return self.np_random.standard_normal(3)
+
+
+class Faulty(Noisy):
+    """Goes wrong at step FAULT_STEP, in environment number FAULT_MADE (from 0) of rank FAULT_RANK.
+
+    FAULT says how: `raise`, or `observation`, `reward`, `final` for a NaN there. The time at
+    which it does is left in the file FAULT_TIME.
+    """
+
+    made = 0
+
+    def __init__(self, render_mode: str | None = None) -> None:
+        super().__init__(render_mode)
+        rank = os.environ.get("PMI_RANK") or os.environ.get("OMPI_COMM_WORLD_RANK") or "0"
+        # The check of the spaces makes one more, on rank 0.
+        mine = Faulty.made - (rank == "0")
+        Faulty.made += 1
+        asked = (os.environ["FAULT_RANK"], os.environ["FAULT_MADE"])
+        self.fault = os.environ["FAULT"] if (rank, str(mine)) == asked else ""
+
+    def step(self, action: Any) -> Step:
+        observation, _, *rest = super().step(action)
+        reward = 0.0
+        if self.fault and self.total == int(os.environ["FAULT_STEP"]):
+            Path(os.environ["FAULT_TIME"]).write_text(str(time.time()), encoding="utf-8")
+            if self.fault == "raise":
+                raise ValueError("the toy broke")
+            if self.fault == "reward":
+                reward = np.nan
+            else:
+                observation[1] = np.nan
+        return observation, reward, *rest
+
+
+class Strange(Counter):
+    """Spaces that can't be trained on: STRANGE says which."""
+
+    def __init__(self, render_mode: str | None = None) -> None:
+        super().__init__(render_mode)
+        if os.environ["STRANGE"] == "observation":
+            self.observation_space = gym.spaces.Discrete(3)  # type: ignore[assignment]
+        else:
+            self.action_space = gym.spaces.MultiBinary(2)
+
+
+for toy in (Counter, Plain, Constant, Noisy, Faulty, Strange):
+    name = toy.__name__
+    gym.register(f"{name}-v0", f"{__name__}:{name}", order_enforce=False, disable_env_checker=True)

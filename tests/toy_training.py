@@ -1,0 +1,28 @@
+"""Trainers on the toy environments, in this process."""
+
+from collections.abc import Callable
+from typing import Any
+
+import gymnasium as gym
+
+from trpo_mpi.config import Config, batch_grid
+from trpo_mpi.envs.make import Spaces
+from trpo_mpi.parallel.communicator import Communicator
+from trpo_mpi.trainer import Trainer
+
+
+def toy_trainer(make: Callable[[], gym.Env[Any, Any]], **settings: Any) -> Trainer:
+    """A trainer of small networks on environments that `make` gives."""
+    config = Config(**{"net_arch": (8,), "vf_iters": 1, **settings})
+    grid = batch_grid(config, 1)
+    env = make()
+    spaces = Spaces(env.observation_space, env.action_space)  # type: ignore[arg-type]
+    return Trainer(config, grid, Communicator(None, grid.num_envs), spaces, lambda _: make())
+
+
+def train(trainer: Trainer) -> list[dict[str, Any]]:
+    """Iterate to the end; the rows of progress.csv."""
+    rows = []
+    while trainer.finished() is None:
+        rows.append(trainer.iterate()[0])
+    return rows
