@@ -147,7 +147,8 @@ startup.limit_threads()
 import numpy as np
 from trpo_mpi import tensorflow_setup
 from trpo_mpi.config import Config, batch_grid
-from trpo_mpi.envs.make import check_env, make_env
+from trpo_mpi.envs.make import make_env
+from trpo_mpi.envs.vector import ColumnEnvs
 
 def main():
     config = Config(drift_check_every=1)
@@ -157,8 +158,8 @@ def main():
 
     grid = batch_grid(config, comm.size)
     comm = comm.with_columns(grid.num_envs)
-    spaces = check_env(config.env)
-    trainer = Trainer(config, grid, comm, spaces, lambda _: make_env(config.env))
+    makers = [lambda: make_env(config.env) for _ in comm.columns]
+    trainer = Trainer(config, grid, comm, ColumnEnvs(makers, comm.columns))
     for _ in range(8):
         before = comm.collectives
         trainer.iterate()

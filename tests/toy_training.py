@@ -6,7 +6,7 @@ from typing import Any
 import gymnasium as gym
 
 from trpo_mpi.config import Config, batch_grid
-from trpo_mpi.envs.make import Spaces
+from trpo_mpi.envs.vector import ColumnEnvs
 from trpo_mpi.parallel.communicator import Communicator
 from trpo_mpi.trainer import Trainer
 
@@ -15,9 +15,9 @@ def toy_trainer(make: Callable[[], gym.Env[Any, Any]], **settings: Any) -> Train
     """A trainer of small networks on environments that `make` gives."""
     config = Config(**{"net_arch": (8,), "vf_iters": 1, **settings})
     grid = batch_grid(config, 1)
-    env = make()
-    spaces = Spaces(env.observation_space, env.action_space)  # type: ignore[arg-type]
-    return Trainer(config, grid, Communicator(None, grid.num_envs), spaces, lambda _: make())
+    columns = range(grid.num_envs)
+    envs = ColumnEnvs([make for _ in columns], columns)
+    return Trainer(config, grid, Communicator(None, grid.num_envs), envs)
 
 
 def train(trainer: Trainer) -> list[dict[str, Any]]:

@@ -20,7 +20,7 @@ from tyro.conf import Positional, arg
 from trpo_mpi.parallel import startup
 
 if __name__ == "__main__":
-    startup.limit_threads()  # before NumPy is imported
+    startup.prepare()  # before NumPy is imported
 
 import gymnasium as gym
 import numpy as np

@@ -8,7 +8,7 @@ srun --mpi=pmi2 -n 32 python -m trpo_mpi.run_mujoco --env Ant-v4    in a Slurm j
 from trpo_mpi.parallel import startup
 
 if __name__ == "__main__":
-    startup.limit_threads()  # before NumPy is imported
+    startup.prepare()  # before NumPy is imported
 
     from trpo_mpi import training_command
 

@@ -10,11 +10,8 @@ import hashlib
 import resource
 import time
 from collections import Counter
-from collections.abc import Callable
-from functools import partial
 from typing import Any
 
-import gymnasium as gym
 import numpy as np
 
 from trpo_mpi.advantages import discounted_returns, gae
@@ -45,8 +42,7 @@ class Trainer:
         config: the settings.
         grid: the batch, C environments by T time steps.
         comm: the ranks, owning the C columns.
-        spaces: the environment's.
-        make: gives the environment of a column.
+        envs: the environments of this rank's columns.
         start: parameters and normalisers to start from, if any.
     """
 
@@ -55,11 +51,11 @@ class Trainer:
         config: Config,
         grid: Grid,
         comm: Communicator,
-        spaces: Spaces,
-        make: Callable[[int], gym.Env[Any, Any]],
+        envs: ColumnEnvs,
         start: Model | None = None,
     ) -> None:
-        self.config, self.grid, self.comm, self.spaces = config, grid, comm, spaces
+        self.config, self.grid, self.comm = config, grid, comm
+        self.spaces = spaces = Spaces.of(envs)
         size, own = spaces.observation_size, len(comm.columns)
         self._padded = _eights(grid.horizon)
         self._fisher_steps = _eights(config.fisher_fraction * self._padded)
@@ -88,7 +84,6 @@ class Trainer:
             config.line_search_shrink,
         )
         self._rows = _generator(config.seed, ROWS)  # choices of time steps: all ranks' alike
-        envs = ColumnEnvs([partial(make, column) for column in comm.columns], comm.columns)
         seeds = [stream(config.seed, COLUMN, column) for column in comm.columns]
         self._sampler = Sampler(envs, seeds, self.policy.distribution)
         self._discounted = np.zeros(own)

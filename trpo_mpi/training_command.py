@@ -6,6 +6,7 @@ import sys
 import time
 import types
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +17,7 @@ from trpo_mpi import display, tensorflow_setup
 from trpo_mpi.command_line import parse
 from trpo_mpi.config import Config, batch_grid
 from trpo_mpi.envs.make import check_env, make_env, quiet_gymnasium
+from trpo_mpi.envs.vector import ColumnEnvs
 from trpo_mpi.parallel import startup
 from trpo_mpi.parallel.communicator import Communicator
 from trpo_mpi.run_directory import directory, model_file
@@ -39,16 +41,14 @@ def main(module: str) -> int:
         source = config.load
         start = comm.on_root(lambda: model_file.load(source))
         start.check_fits(config, spaces, source)
-    path = None if config.check else comm.on_root(lambda: directory.create(config))
+    envs = comm.everywhere(lambda: _make_envs(config, comm))
     local_rank = comm.local_rank()
     gpus = comm.everywhere(lambda: tensorflow_setup.set_up(config.gpu, local_rank))
+    path = None if config.check else comm.on_root(lambda: directory.create(config))
 
     from trpo_mpi.trainer import Trainer  # needs TensorFlow as `set_up` has made it
 
-    def make(column: int) -> gym.Env[Any, Any]:
-        return make_env(config.env, "human" if config.render and column == 0 else None)
-
-    trainer = comm.everywhere(lambda: Trainer(config, grid, comm, spaces, make, start))
+    trainer = Trainer(config, grid, comm, envs, start)
     machine = _machine(comm, gpus) | {"exact_rows": trainer.exact_rows}
     if comm.is_root:
         print(display.banner(config, grid, machine), flush=True)
@@ -58,6 +58,13 @@ def main(module: str) -> int:
         directory.write_config(path, config, machine)
         print(f"writing to {path}", flush=True)
     return _train(trainer, path, comm)
+
+
+def _make_envs(config: Config, comm: Communicator) -> ColumnEnvs:
+    def make(column: int) -> gym.Env[Any, Any]:
+        return make_env(config.env, "human" if config.render and column == 0 else None)
+
+    return ColumnEnvs([partial(make, column) for column in comm.columns], comm.columns)
 
 
 def _train(trainer: "Trainer", path: Path, comm: Communicator) -> int:

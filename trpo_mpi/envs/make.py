@@ -5,7 +5,7 @@ import os
 import sys
 import warnings
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import gymnasium as gym
 import numpy as np
@@ -20,6 +20,12 @@ class Spaces:
 
     observation: gym.spaces.Box
     action: gym.Space[Any]
+
+    @classmethod
+    def of(cls, envs: gym.vector.VectorEnv[Any, Any, Any]) -> "Spaces":
+        """Those of a vector environment's single environments; see `check_env`."""
+        observation = cast(gym.spaces.Box, envs.single_observation_space)
+        return cls(observation, envs.single_action_space)
 
     @property
     def observation_size(self) -> int:

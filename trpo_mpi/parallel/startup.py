@@ -54,6 +54,12 @@ def limit_threads() -> None:
         os.environ.setdefault(variable, os.environ.get("OMP_NUM_THREADS", "1"))
 
 
+def prepare() -> None:
+    """What must come before a command's other imports: thread limits, and a quiet Ctrl-C."""
+    limit_threads()
+    signal.signal(signal.SIGINT, _quit_quietly)
+
+
 def launched(environ: Mapping[str, str] = os.environ) -> tuple[str, int, int]:
     """Launcher, number of processes it started, and which of them this one is."""
     for name, size, rank in _LAUNCHERS:
@@ -104,8 +110,7 @@ def _cure(launcher: str, has_library: bool) -> str:
 
 def run(main: Callable[[], int]) -> NoReturn:
     """Call `main` and exit with the code it returns, whatever happens inside it."""
-    limit_threads()
-    signal.signal(signal.SIGINT, _quit_quietly)
+    prepare()
     try:
         code = main()
     except UsageError as error:
