@@ -54,7 +54,7 @@ class ExactSum:
         size = rows.shape[1]
         peaks = np.maximum(rows.max(axis=1), -rows.min(axis=1))  # a NaN comes through
         buckets = np.full(len(rows), _BAD)
-        finite = peaks < 2.0**HIGHEST
+        finite = peaks.astype(np.float64) < 2.0**HIGHEST
         exponents = np.where(peaks[finite] > 0, np.frexp(peaks[finite])[1], LOWEST)
         buckets[finite] = np.maximum(exponents, LOWEST) - LOWEST
         histogram = np.bincount(buckets, minlength=_BUCKETS)

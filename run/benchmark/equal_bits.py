@@ -1,0 +1,112 @@
+"""What equal bits on any number of ranks cost: a share of an iteration on one rank.
+
+    python run/benchmark/equal_bits.py
+
+One iteration of Hopper-v4 at the defaults in two ways, in turns: as it is (derivatives column by
+column, sums in fixed point), and plain (derivatives of the whole batch at once, sums in floating
+point). Sampling is the same in both and is timed once in each turn.
+"""
+
+import time
+from types import SimpleNamespace
+from typing import Any
+
+from trpo_mpi.parallel import startup
+
+startup.limit_threads()
+
+import numpy as np
+
+from trpo_mpi import tensorflow_setup
+
+tensorflow_setup.set_up("-1", 0)
+
+from trpo_mpi.algorithms.critic import Critic
+from trpo_mpi.algorithms.trpo import PolicyBatch, PolicyKernels, TrustRegion, trpo_step
+from trpo_mpi.config import Config, batch_grid
+from trpo_mpi.envs.make import make_env, quiet_gymnasium
+from trpo_mpi.envs.vector import ColumnEnvs
+from trpo_mpi.parallel.communicator import Communicator
+from trpo_mpi.trainer import Trainer
+
+TURNS = 30
+
+
+class Update:
+    """The policy step and the critic's fit on a batch of `columns` by `steps`."""
+
+    def __init__(self, trainer: Trainer, columns: int, steps: int, comm: Any) -> None:
+        config, size = trainer.config, trainer.spaces.observation_size
+        fisher = int(config.fisher_fraction * steps)
+        self._comm = comm
+        self._policy = trainer.policy
+        self._settings = TrustRegion(
+            config.max_kl,
+            config.cg_iters,
+            config.cg_damping,
+            config.line_search_steps,
+            config.line_search_shrink,
+        )
+        self._kernels = PolicyKernels(trainer.policy, columns, steps, fisher, size, 0.0)
+        rows = config.vf_batch // columns
+        phi = trainer.critic.phi
+        self._critic = Critic(trainer.critic._network, phi, columns, steps, rows)
+        self._epochs, self._stepsize = config.vf_iters, config.vf_stepsize
+        self._theta, self._fisher, self._steps = trainer.theta, fisher, steps
+
+    def seconds(self, observations: np.ndarray, actions: np.ndarray, numbers: np.ndarray) -> float:
+        """Time of one update; the arrays are (columns, steps, ...)."""
+        start = time.perf_counter()
+        batch = PolicyBatch(
+            observations,
+            actions,
+            numbers,
+            np.ones_like(numbers),
+            numbers.size,
+            np.arange(self._fisher),
+        )
+        trpo_step(self._theta, batch, self._kernels, self._comm, self._settings)
+        stream = np.random.default_rng(0)
+        arguments = (self._steps, self._stepsize, self._epochs, stream, self._comm)
+        self._critic.fit(observations, numbers, *arguments)
+        return time.perf_counter() - start
+
+
+def plain_sum(_name: str, rows: np.ndarray) -> np.ndarray:
+    """The sum over columns in floating point."""
+    total: np.ndarray = rows.sum(axis=0, dtype=np.float64)
+    return total
+
+
+def main() -> None:
+    """Measure and print."""
+    quiet_gymnasium()
+    config = Config()
+    grid = batch_grid(config, 1)
+    columns, steps = grid.num_envs, grid.horizon
+    comm = Communicator(None, columns)
+    makers = [lambda: make_env(config.env)] * columns
+    trainer = Trainer(config, grid, comm, ColumnEnvs(makers, range(columns)))
+    exact = Update(trainer, columns, steps, comm)
+    plain_comm = SimpleNamespace(num_columns=1, sum_columns=plain_sum)
+    plain = Update(trainer, 1, columns * steps, plain_comm)
+    sampling, exact_times, plain_times = [], [], []
+    for _ in range(TURNS):
+        start = time.perf_counter()
+        actor = trainer.policy.actor(trainer.theta)
+        batch = trainer._sampler.collect(actor, trainer.normalizer, steps)
+        sampling.append(time.perf_counter() - start)
+        numbers = np.random.default_rng(0).standard_normal((columns, steps)).astype(np.float32)
+        arrays = (batch.observations, batch.actions, numbers)
+        exact_times.append(exact.seconds(*arrays))
+        flat = [x.reshape(1, columns * steps, *x.shape[2:]) for x in arrays]
+        plain_times.append(plain.seconds(*flat))
+    medians = [1000 * float(np.median(x)) for x in (sampling, exact_times, plain_times)]
+    sample, with_bits, without = medians
+    cost = (with_bits - without) / (sample + with_bits)
+    print(f"sampling {sample:.0f} ms; update {with_bits:.1f} ms, plain {without:.1f} ms")
+    print(f"equal bits cost {100 * cost:.1f} % of an iteration (at most 10 %)")
+
+
+if __name__ == "__main__":
+    main()
