@@ -170,13 +170,18 @@ def test_rewards_are_scaled_for_the_critic_only(recorded: Recorded) -> None:
     assert recorded.rows[-1]["episode_return_mean"] == pytest.approx(returns.mean())
 
 
-def test_critics_step_size_decays_linearly_to_its_share(recorded: Recorded) -> None:
+@pytest.mark.parametrize(
+    ("column", "final"), [("vf_stepsize", "vf_final_stepsize"), ("max_kl", "final_max_kl")]
+)
+def test_schedules_decay_linearly_to_their_share(
+    recorded: Recorded, column: str, final: str
+) -> None:
     """Over the run's time steps, 160: after 120 and 159 of them."""
     config = recorded.trainer.config
-    loss = 1 - config.vf_final_stepsize
+    first, loss = getattr(config, column), 1 - getattr(config, final)
     assert loss > 0
-    expected = [config.vf_stepsize * (1 - done / 160 * loss) for done in (120, 159)]
-    assert [row["vf_stepsize"] for row in recorded.rows[1:]] == pytest.approx(expected)
+    expected = [first * (1 - done / 160 * loss) for done in (120, 159)]
+    assert [row[column] for row in recorded.rows[1:]] == pytest.approx(expected)
 
 
 def test_each_column_has_a_stream_of_its_own(recorded: Recorded) -> None:

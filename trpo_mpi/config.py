@@ -62,7 +62,9 @@ class Config:
 
     # Schulman et al. 2015 (TRPO), and 2016 (GAE).
     max_kl: Positive = 0.01
-    """Trust region: largest mean KL(old || new) of a policy step, in nats."""
+    """Trust region: largest mean KL(old || new) of the first policy step, in nats."""
+    final_max_kl: Fraction = 0.1
+    """Share of --max-kl that is left at the end of the run, after a linear decay."""
     cg_iters: Count = 10
     """Conjugate-gradient iterations a policy step."""
     cg_damping: NotNegative = 0.1

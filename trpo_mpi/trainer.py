@@ -76,13 +76,6 @@ class Trainer:
         self._kernels = PolicyKernels(
             self.policy, own, self._padded, self._fisher_steps, size, config.entcoeff
         )
-        self._trust_region = TrustRegion(
-            config.max_kl,
-            config.cg_iters,
-            config.cg_damping,
-            config.line_search_steps,
-            config.line_search_shrink,
-        )
         self._rows = _generator(config.seed, ROWS)  # choices of time steps: all ranks' alike
         seeds = [stream(config.seed, COLUMN, column) for column in comm.columns]
         self._sampler = Sampler(envs, seeds, self.policy.distribution)
@@ -152,15 +145,21 @@ class Trainer:
         row: dict[str, Any] = {}
         scale = self._reward_scale()
         if not self._first_horizon:
-            step = self._step_policy(batch, (advantages - mean[0]) / (np.sqrt(variance[0]) + 1e-8))
+            normalised = (advantages - mean[0]) / (np.sqrt(variance[0]) + 1e-8)
+            max_kl = self._decayed(config.max_kl, config.final_max_kl)
+            step = self._step_policy(batch, normalised, max_kl)
+            policy_seconds = clock.lap()
+            stepsize = self._decayed(config.vf_stepsize, config.vf_final_stepsize)
+            self._fit_critic(batch, targets, stepsize)
             row |= {
                 "kl": step.kl,
                 "entropy": step.entropy,
                 "surrogate_improvement": step.improvement,
                 "step_fraction": step.fraction,
                 "explained_variance": 1 - variance[2] / variance[1] if variance[1] > 0 else None,
-                "policy_seconds": clock.lap(),
-                "vf_stepsize": self._fit_critic(batch, targets),
+                "max_kl": max_kl,
+                "vf_stepsize": stepsize,
+                "policy_seconds": policy_seconds,
                 "critic_seconds": clock.lap(),
             }
         self._merge_moments(horizon, gathered)
@@ -173,7 +172,6 @@ class Trainer:
             "episodes": counters.episodes,
             "episode_return_mean": counters.return_mean,
             "episode_length_mean": counters.length_mean,
-            "max_kl": config.max_kl,
             "timesteps_per_batch": horizon * self.grid.num_envs,
             "reward_scale": scale,
             "steps_per_second": horizon * self.grid.num_envs / seconds,
@@ -251,7 +249,7 @@ class Trainer:
         self.counters.lengths.extend(length for _, length in finished)
         return finished
 
-    def _step_policy(self, batch: Batch, advantages: np.ndarray) -> PolicyStep:
+    def _step_policy(self, batch: Batch, advantages: np.ndarray, max_kl: float) -> PolicyStep:
         horizon = advantages.shape[1]
         mask = np.zeros((len(advantages), self._padded), np.float32)
         mask[:, :horizon] = 1.0
@@ -267,26 +265,32 @@ class Trainer:
             horizon * self.grid.num_envs,
             chosen,
         )
-        self.theta, step = trpo_step(
-            self.theta, prepared, self._kernels, self.comm, self._trust_region
+        config = self.config
+        region = TrustRegion(
+            max_kl,
+            config.cg_iters,
+            config.cg_damping,
+            config.line_search_steps,
+            config.line_search_shrink,
         )
+        self.theta, step = trpo_step(self.theta, prepared, self._kernels, self.comm, region)
         return step
 
-    def _fit_critic(self, batch: Batch, targets: np.ndarray) -> float:
-        """Fit the critic; the step size it was fitted with."""
-        config = self.config
-        done = min(1.0, self.counters.timesteps / config.num_timesteps)
-        stepsize = config.vf_stepsize * (1 - done * (1 - config.vf_final_stepsize))
+    def _decayed(self, first: float, final: float) -> float:
+        """A setting on its linear way from `first` to the share `final` of it."""
+        done = min(1.0, self.counters.timesteps / self.config.num_timesteps)
+        return first * (1 - done * (1 - final))
+
+    def _fit_critic(self, batch: Batch, targets: np.ndarray, stepsize: float) -> None:
         self.critic.fit(
             _pad(batch.observations, self._padded),
             _pad(targets.astype(np.float32), self._padded),
             targets.shape[1],
             stepsize,
-            config.vf_iters,
+            self.config.vf_iters,
             self._rows,
             self.comm,
         )
-        return stepsize
 
     def _merge_moments(self, horizon: int, gathered: list[np.ndarray]) -> None:
         means, m2, observation_means, observation_m2 = gathered
