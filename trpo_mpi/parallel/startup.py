@@ -116,7 +116,9 @@ def run(main: Callable[[], int]) -> NoReturn:
     except UsageError as error:
         code = _refuse(f"{os.path.basename(sys.argv[0]).removesuffix('.py')}: error: {error}")
     except BaseException as error:
-        if not isinstance(error, SystemExit):
+        # `--help` ends so, before MPI is there. Later, say from inside an environment, it may
+        # be this rank alone, and the others would wait.
+        if not isinstance(error, SystemExit) or _initialised_mpi() is not None:
             _abort(error)
         code = error.code if isinstance(error.code, int) else int(error.code is not None)
     _leave(code)
