@@ -73,6 +73,12 @@ def test_clips_and_survives_a_constant() -> None:
     np.testing.assert_allclose(normalizer(rows), [[0, CLIP], [CLIP, -CLIP], [0, 3]], rtol=1e-6)
 
 
+def test_a_small_deviation_is_not_blown_up() -> None:
+    """Below the floor of 0.1 the floor divides."""
+    normalizer = ObservationNormalizer(Moments(100, np.array([2.0]), np.array([100 * 0.01**2])))
+    np.testing.assert_allclose(normalizer(np.array([[2.05]])), [[0.5]], rtol=1e-6)
+
+
 def test_switched_off_it_only_converts() -> None:
     rows = np.array([[1e6, -2.5]])
     scaled = ObservationNormalizer(None)(rows)

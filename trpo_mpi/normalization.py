@@ -9,6 +9,10 @@ import numpy as np
 
 CLIP = 10.0
 """Normalised observations are clipped to +-CLIP standard deviations."""
+FLOOR = 0.1
+"""Smallest standard deviation, in the observation's own unit, that they are divided by. A policy
+that holds still makes deviations small; without a floor the way out of a disturbance would look
+like nothing it has seen, and be clipped."""
 
 
 class Moments:
@@ -71,7 +75,7 @@ class ObservationNormalizer:
         if self.moments is None:
             return observations.astype(np.float32)
         scaled = observations - self.moments.mean
-        scaled /= self.moments.deviation
+        scaled /= np.maximum(self.moments.deviation, FLOOR)
         np.minimum(scaled, CLIP, out=scaled)
         np.maximum(scaled, -CLIP, out=scaled)
         return scaled.astype(np.float32)
