@@ -110,7 +110,8 @@ class Critic:
                 chosen = np.zeros(self._padded_rows, np.int32)
                 weight = np.zeros(self._padded_rows, np.float32)
                 chosen[: len(rows)], weight[: len(rows)] = rows, 1.0
-                gradient = self._gradient_kernel(tf.constant(self.phi), *data, chosen, weight)
+                minibatch = (tf.constant(chosen), tf.constant(weight))
+                gradient = self._gradient_kernel(tf.constant(self.phi), *data, *minibatch)
                 total = comm.sum_columns("critic gradient", gradient.numpy())
                 mean = (total / (len(rows) * comm.num_columns)).astype(np.float32)
                 self.phi = self.adam.update(self.phi, mean, stepsize)
