@@ -39,9 +39,14 @@ def make_env(env_id: str, render_mode: str | None = None) -> gym.Env[Any, Any]:
     Raises `UsageError` for an id that Gymnasium does not know, naming near ones, and for an
     environment whose packages are missing.
     """
+    module, colon, name = env_id.rpartition(":")
+    if not name or (colon and not module):
+        raise UsageError(f"--env {env_id}: it must be ID or MODULE:ID")
+    # An environment need not know of render modes: none is named unless it is wanted.
+    mode: dict[str, Any] = {} if render_mode is None else {"render_mode": render_mode}
     try:
         # The passive checker looks at the first step alone and costs 3 % of all the others.
-        return gym.make(env_id, render_mode=render_mode, disable_env_checker=True)
+        return gym.make(env_id, disable_env_checker=True, **mode)
     except gym.error.UnregisteredEnv:
         raise UsageError(f"--env {env_id}: {_unknown(env_id)}") from None
     except (gym.error.Error, ImportError) as error:
