@@ -71,7 +71,9 @@ class ColumnEnvs(gym.vector.VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
             except EnvironmentFault:
                 raise
             except Exception as error:
-                raise RuntimeError(f"an exception {self._where(i)}") from error
+                # Python 3.10 has no notes: there it stands above the traceback.
+                getattr(error, "add_note", print)(self._where(i))
+                raise
         self._check(observations, rewards)
         if final_obs:
             self._steps[list(final_obs)] = 0

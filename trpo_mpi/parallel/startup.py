@@ -133,18 +133,18 @@ def _refuse(message: str) -> int:
 def _leave(code: int) -> NoReturn:
     """Exit after all ranks are through MPI_Finalize.
 
-    Open MPI kills the remaining ranks as soon as one exits with a code other than 0: nothing
-    may be left to do by then.
+    A launcher kills the remaining ranks, and MPICH's says so at length, as soon as one exits with
+    a code other than 0: nothing may be left to do by then, on any rank.
     """
     sys.stdout.flush()
     sys.stderr.flush()
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     MPI = _initialised_mpi()
-    if MPI is None and launched()[1] > 1 and code:
-        time.sleep(1.0)  # let the rank that prints come first
     if MPI is not None:
         MPI.COMM_WORLD.Barrier()
         MPI.Finalize()
+    if code and launched()[1] > 1:
+        time.sleep(1.0)  # until the slowest is out of MPI_Finalize, and rank 0 has printed
     os._exit(code)  # past the teardown of TensorFlow and MuJoCo, which has nothing to save
 
 
