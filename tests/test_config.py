@@ -40,7 +40,6 @@ def test_defaults_are_in_their_ranges() -> None:
         ("max_episodes", 0, "a whole number of 1 or more"),
         ("stop_return", float("nan"), "a finite number"),
         ("init_logstd", float("inf"), "a finite number"),
-        ("save_every", 0, "a whole number of 1 or more"),
         ("drift_check_every", -1, "a whole number of 0 or more"),
         ("gpu", "none", "-1, auto or a device's number"),
         ("gpu", "-2", "-1, auto or a device's number"),

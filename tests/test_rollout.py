@@ -203,7 +203,7 @@ def faulty(monkeypatch: pytest.MonkeyPatch, fault: str, tmp_path: Path) -> Rollo
         monkeypatch.setenv(name, value)
     for name in ("PMI_RANK", "OMPI_COMM_WORLD_RANK"):
         monkeypatch.delenv(name, raising=False)
-    monkeypatch.setattr(Faulty, "made", 1)
+    monkeypatch.setattr(Faulty, "made", 3)
     return Rollout(Faulty, [4, 5, 6])
 
 

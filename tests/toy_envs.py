@@ -84,8 +84,8 @@ class Faulty(Noisy):
     def __init__(self, render_mode: str | None = None) -> None:
         super().__init__(render_mode)
         rank = os.environ.get("PMI_RANK") or os.environ.get("OMPI_COMM_WORLD_RANK") or "0"
-        # The check of the spaces makes one more, on rank 0.
-        mine = Faulty.made - (rank == "0")
+        # The checks at the start make three more, on rank 0.
+        mine = Faulty.made - 3 * (rank == "0")
         Faulty.made += 1
         asked = (os.environ["FAULT_RANK"], os.environ["FAULT_MADE"])
         self.fault = os.environ["FAULT"] if (rank, str(mine)) == asked else ""

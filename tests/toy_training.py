@@ -24,5 +24,5 @@ def train(trainer: Trainer) -> list[dict[str, Any]]:
     """Iterate to the end; the rows of progress.csv."""
     rows = []
     while trainer.finished() is None:
-        rows.append(trainer.iterate()[0])
+        rows.append(trainer.iterate().row)
     return rows

@@ -17,18 +17,25 @@ from trpo_mpi.parallel import startup
 Settings = TypeVar("Settings")
 
 
-def parse(settings: type[Settings], module: str, arguments: list[str] | None = None) -> Settings:
+def parse(
+    settings: type[Settings],
+    module: str,
+    arguments: list[str] | None = None,
+    default: Settings | None = None,
+) -> Settings:
     """Settings from the command line, for `python -m trpo_mpi.<module>`.
 
+    What it does not say is as in `default`, or as the fields of `settings` have it.
     `--help` is printed once, whatever the number of ranks, and exits with code 0. Raises
     `UsageError` with tyro's message put into one line.
     """
+    base = tyro.MISSING_NONPROP if default is None else default
     arguments = sys.argv[1:] if arguments is None else arguments
     prog = f"python -m trpo_mpi.{module}"
     out, err = io.StringIO(), io.StringIO()
     try:
         with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
-            return tyro.cli(settings, prog=prog, args=arguments)
+            return tyro.cli(settings, prog=prog, args=arguments, default=base)
     except SystemExit as stop:
         if not stop.code:
             if startup.launched()[2] == 0:

@@ -104,12 +104,26 @@ class Config:
     stop_return: float | None = None
     """Stop once the mean return of the last 100 episodes reaches this. [default: no limit]"""
 
+    max_hours: Positive | None = None
+    """Wall-clock limit of this start: in time before it, write a checkpoint and exit with code
+    75. Slurm's own end of the job counts as well. [default: no limit]"""
+
     outdir: str | None = None
     """Run directory. [default: runs/ENV-default-sSEED, with -2, -3 where that exists]"""
+    resume: str = "never"
+    """Go on from the newest whole checkpoint of a run: auto of the one in --outdir, or from the
+    start where there is none; DIR of that one; never."""
+    allow_changes: bool = False
+    """Resume although settings differ that change the result."""
     load: str | None = None
-    """Start from the parameters and normaliser of a model.zip or of a run directory."""
-    save_every: Count = 50
-    """Iterations between two writings of model.zip."""
+    """Start from the parameters and normaliser of a model.zip, a checkpoint or a run directory."""
+    which: str = "latest"
+    """Of the run directory of --load: latest, best, or the iteration of a checkpoint."""
+    checkpoint_every: Count | None = None
+    """Iterations between two checkpoints. [default: so many that they lie a minute apart and
+    take under 1 % of the time]"""
+    env_timeout: Positive = 600.0
+    """Seconds that one step or reset of an environment may take before the job is ended."""
     drift_check_every: Natural = 1
     """Iterations between two checks that all ranks hold the same parameters (0: never)."""
     render: bool = False
@@ -124,6 +138,13 @@ class Config:
         check_ranges(self)
         if self.gpu not in ("-1", "auto") and not self.gpu.isdecimal():
             raise UsageError(f"--gpu is {self.gpu!r}; it must be -1, auto or a device's number")
+
+
+NOT_THE_RESULT = frozenset(
+    "outdir resume allow_changes checkpoint_every env_timeout drift_check_every render gpu check "
+    "num_timesteps max_iterations max_episodes stop_return max_hours".split()
+)
+"""Settings that do not change what is learnt, or only when it ends."""
 
 
 def check_ranges(settings: Any) -> None:

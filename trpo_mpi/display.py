@@ -3,12 +3,14 @@
 import math
 import sys
 from collections import Counter
+from collections.abc import Iterator
 from typing import Any
 
 from tqdm import tqdm
 
 from trpo_mpi import __version__
 from trpo_mpi.config import Config, Grid
+from trpo_mpi.run_directory.checkpoint import Checkpoint
 
 HEADER = "iteration  time steps     return    length       kl  expl.var  steps/s  time left"
 HEADER_EVERY = 50
@@ -40,16 +42,40 @@ def banner(config: Config, grid: Grid, machine: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
+def resume_notes(
+    config: Config, found: Checkpoint | None, fault: str | None, begun: int
+) -> Iterator[str]:
+    """What there is to say of a run that is resumed, or will be."""
+    if fault is not None:
+        yield (
+            f"note: {config.env} does not give its state ({fault}): where a run is resumed, its "
+            "environments begin new episodes"
+        )
+    if found is None:
+        return
+    counters = found.state["counters"]
+    yield (
+        f"resumed from {found.path}: iteration {found.iteration}, "
+        f"{counters['timesteps']:,} time steps"
+    )
+    if begun:
+        yield f"note: {begun} environments have begun new episodes"
+    first = found.state["schedule_timesteps"]
+    if config.num_timesteps > first:
+        yield f"note: schedules ran over the first {first:,} time steps and hold their last values"
+
+
 class Display:
     """A progress bar on a terminal, a line an iteration in a log."""
 
-    def __init__(self, num_timesteps: int) -> None:
+    def __init__(self, num_timesteps: int, done: int = 0) -> None:
         self._total = num_timesteps
         self._lines = 0
         self._bar: tqdm[Any] | None = None
         if sys.stdout.isatty():
             self._bar = tqdm(
                 total=num_timesteps,
+                initial=done,
                 unit="step",
                 unit_scale=True,
                 file=sys.stdout,

@@ -32,7 +32,7 @@ from trpo_mpi.errors import EnvironmentFault, UsageError
 from trpo_mpi.parallel.communicator import Communicator
 from trpo_mpi.policies.distributions import distribution_for
 from trpo_mpi.run_directory import model_file
-from trpo_mpi.run_directory.directory import whole_file
+from trpo_mpi.run_directory.archive import whole_file
 from trpo_mpi.run_directory.model_file import Model
 from trpo_mpi.state import EPISODE, stream
 

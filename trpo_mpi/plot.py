@@ -18,28 +18,18 @@ import numpy as np
 from tyro.conf import Positional, arg
 
 from trpo_mpi.command_line import parse
+from trpo_mpi.config import NOT_THE_RESULT
 from trpo_mpi.errors import UsageError
 from trpo_mpi.parallel import startup
-from trpo_mpi.run_directory.directory import whole_file
+from trpo_mpi.run_directory.archive import whole_file
 from trpo_mpi.state import EPISODES_REPORTED
 
 # Okabe and Ito (2008): told apart by the colour-blind, too. Yellow comes last: it is pale.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000", "#F0E442")
 LINE_STYLES = ("-", "--", ":", "-.")
 
-# Runs that differ in these alone are seeds of one curve: they do not change what is learnt, or
-# only when it ends.
-NOT_COMPARED = {
-    "seed",
-    "outdir",
-    "save_every",
-    "drift_check_every",
-    "render",
-    "gpu",
-    "max_iterations",
-    "max_episodes",
-    "stop_return",
-}
+# Runs that differ in these alone are seeds of one curve.
+NOT_COMPARED = {"seed", *NOT_THE_RESULT} - {"num_timesteps"}
 
 
 @dataclass(frozen=True)

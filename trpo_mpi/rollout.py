@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 
@@ -71,6 +72,23 @@ class Sampler:
         self._observations, _ = envs.reset(seed=env_seeds)
         self._returns = np.zeros(envs.num_envs)
         self._lengths = np.zeros(envs.num_envs, np.int64)
+
+    def column_state(self, place: int) -> dict[str, Any]:
+        """All that one column carries from batch to batch, as plain data."""
+        return self._envs.capture(place) | {
+            "noise": self._noise[place].bit_generator.state,
+            "return": float(self._returns[place]),
+            "length": int(self._lengths[place]),
+        }
+
+    def restore_column(self, place: int, state: dict[str, Any], seed: int) -> bool:
+        """Put that back. False where a new episode had to begin, with `seed`."""
+        self._noise[place].bit_generator.state = state["noise"]
+        carried = self._envs.restore(place, state, seed)
+        self._observations[place] = self._envs.observation(place)
+        self._returns[place] = state["return"] if carried else 0.0
+        self._lengths[place] = state["length"] if carried else 0
+        return carried
 
     def collect(self, actor: Actor, normalizer: ObservationNormalizer, horizon: int) -> Batch:
         """Take `horizon` steps in every environment."""

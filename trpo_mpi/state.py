@@ -1,7 +1,9 @@
 """All that a run carries from one iteration to the next, beside its environments."""
 
+import enum
 from collections import deque
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 
@@ -20,6 +22,22 @@ class Counters:
     """Raw returns of the latest episodes of all ranks."""
     lengths: deque[int] = field(default_factory=lambda: deque(maxlen=EPISODES_REPORTED))
 
+    def tree(self) -> dict[str, Any]:
+        """As plain data, for a checkpoint."""
+        return {
+            "iteration": self.iteration,
+            "timesteps": self.timesteps,
+            "episodes": self.episodes,
+            "returns": list(self.returns),
+            "lengths": list(self.lengths),
+        }
+
+    @classmethod
+    def from_tree(cls, tree: dict[str, Any]) -> "Counters":
+        """What `tree` gave."""
+        latest = {name: deque(tree[name], EPISODES_REPORTED) for name in ("returns", "lengths")}
+        return cls(tree["iteration"], tree["timesteps"], tree["episodes"], **latest)
+
     @property
     def return_mean(self) -> float:
         """Mean raw return of the latest 100 episodes; NaN before the first."""
@@ -31,11 +49,20 @@ class Counters:
         return float(np.mean(self.lengths)) if self.lengths else float("nan")
 
 
+class Wish(enum.IntEnum):
+    """What a rank may ask of all ranks; the greatest is what all do after the iteration."""
+
+    NOTHING = 0
+    CHECKPOINT = 1
+    STOP = 2
+
+
 def stream(seed: int, *key: int) -> np.random.SeedSequence:
     """A seed sequence of its own for each purpose: see the keys below."""
     return np.random.SeedSequence(seed, spawn_key=key)
 
 
-POLICY, CRITIC, ROWS, COLUMN, EPISODE = range(5)
+POLICY, CRITIC, ROWS, COLUMN, EPISODE, RESTART = range(6)
 """Keys of the streams: initial policy, initial critic, choices of time steps (shared by all
-ranks), columns (with the global index behind), evaluation episodes (with their number behind)."""
+ranks), columns (with the global index behind), evaluation episodes (with their number behind),
+episodes begun by a resumed run (with iteration and column behind)."""

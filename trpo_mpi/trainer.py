@@ -6,11 +6,13 @@ policy step's and the critic's sums (see `algorithms`); then rank 0's parameters
 which on CPUs of one kind changes nothing and on mixed ones keeps the ranks together.
 """
 
+import copy
 import hashlib
 import resource
 import time
 from collections import Counter
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -32,7 +34,18 @@ from trpo_mpi.policies.mlp import MlpPolicy, critic_network
 from trpo_mpi.policies.networks import BLOCK, safe_block
 from trpo_mpi.rollout import Batch, Sampler
 from trpo_mpi.run_directory.model_file import Model
-from trpo_mpi.state import COLUMN, CRITIC, POLICY, ROWS, Counters, stream
+from trpo_mpi.state import COLUMN, CRITIC, POLICY, RESTART, ROWS, Counters, Wish, stream
+
+
+class Iteration(NamedTuple):
+    """What one iteration reports."""
+
+    row: dict[str, Any]
+    """A row of progress.csv."""
+    episodes: list[tuple[float, int]]
+    """Rows of monitor.csv: return and length."""
+    wish: Wish
+    """The greatest wish of any rank."""
 
 
 class Trainer:
@@ -85,6 +98,11 @@ class Trainer:
         self.exact_rows = bool((blocks == BLOCK).all())
         """Whether every rank may act in blocks of rows; see `NumpyMlp`."""
         self.counters = Counters()
+        self.schedule_timesteps = config.num_timesteps
+        """The length that the schedules run over: that of the run's first start."""
+        self.best: Model | None = None
+        """The policy of the iteration with the highest mean return of 100 episodes."""
+        self._best_return = -np.inf
         self.started = time.perf_counter()
 
     @property
@@ -112,14 +130,13 @@ class Trainer:
         left = self.config.num_timesteps - self.counters.timesteps
         return round(left / self.grid.num_envs)
 
-    def iterate(self, stop: bool = False) -> tuple[dict[str, Any], list[tuple[float, int]], bool]:
+    def iterate(self, wish: Callable[[], Wish] = lambda: Wish.NOTHING) -> Iteration:
         """Run one iteration.
 
         Args:
-            stop: whether this rank was asked to stop.
+            wish: gives what this rank asks for; called once, when the batch is collected.
 
-        Returns the row for progress.csv, the episodes for monitor.csv, and whether any rank was
-        asked to stop. Ends the job with `RuntimeError` where ranks hold different parameters.
+        Ends the job with `RuntimeError` where ranks hold different parameters.
         """
         config, comm, counters = self.config, self.comm, self.counters
         clock = _Clock()
@@ -136,7 +153,7 @@ class Trainer:
         )
         series = np.stack([advantages, targets, targets - values, discounted], axis=2)
         parts = [*column_moments(series), *column_moments(batch.raw_observations)]
-        gathered, extras = self._gather(parts, len(batch.episodes), stop)
+        gathered, extras = self._gather(parts, len(batch.episodes), wish())
         _, mean, m2 = pool(horizon, *gathered[:2])
         variance = m2 / (horizon * self.grid.num_envs)
         episodes = self._gather_episodes(batch, extras[:, 0])
@@ -180,7 +197,15 @@ class Trainer:
             "mpi_seconds": comm.seconds - mpi_before,
             "memory_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
         }
-        return row, episodes, bool(extras[:, 1].any())
+        self._keep_best()
+        return Iteration(row, episodes, Wish(int(extras[:, 1].max())))
+
+    def _keep_best(self) -> None:
+        counters = self.counters
+        full = len(counters.returns) == counters.returns.maxlen
+        if full and counters.return_mean > self._best_return:
+            self._best_return = counters.return_mean
+            self.best = self.model()
 
     def _reward_scale(self) -> float:
         """What rewards are multiplied by for the critic's sake."""
@@ -205,13 +230,13 @@ class Trainer:
         return values, gae(rewards, values, next_values, *ends, self.config.gamma, self.config.lam)
 
     def _gather(
-        self, parts: list[np.ndarray], episodes: int, stop: bool
+        self, parts: list[np.ndarray], episodes: int, wish: Wish
     ) -> tuple[list[np.ndarray], np.ndarray]:
-        """All columns' moments, and with them (C, 2): episodes of the column's rank, stop."""
+        """All columns' moments, and with them (C, 2): episodes and wish of the column's rank."""
         own = len(self.comm.columns)
         check = self.config.drift_check_every
         drift = self._fingerprint() if check and self.counters.iteration % check == 0 else 0.0
-        extras = np.tile([episodes, float(stop), drift], (own, 1))
+        extras = np.tile([episodes, float(wish), drift], (own, 1))
         everything = self.comm.gather_columns(np.concatenate([*parts, extras], axis=1))
         edges = np.cumsum([part.shape[1] for part in parts])
         *moments, extras = np.split(everything, edges, axis=1)
@@ -278,7 +303,7 @@ class Trainer:
 
     def _decayed(self, first: float, final: float) -> float:
         """A setting on its linear way from `first` to the share `final` of it."""
-        done = min(1.0, self.counters.timesteps / self.config.num_timesteps)
+        done = min(1.0, self.counters.timesteps / self.schedule_timesteps)
         return first * (1 - done * (1 - final))
 
     def _fit_critic(self, batch: Batch, targets: np.ndarray, stepsize: float) -> None:
@@ -310,6 +335,8 @@ class Trainer:
     def model(self) -> Model:
         """The policy as it is now, with its normaliser."""
         adam = self.critic.adam
+        # Arrays are replaced and never written to, but moments take new ones in.
+        moments, returns = self.normalizer.moments, self.return_moments
         return Model(
             env=self.config.env,
             policy=self.config.policy,
@@ -317,10 +344,62 @@ class Trainer:
             spaces=self.spaces,
             theta=self.theta,
             phi=self.critic.phi,
-            normalizer=self.normalizer,
-            return_moments=self.return_moments,
+            normalizer=ObservationNormalizer(moments and copy.copy(moments)),
+            return_moments=returns and copy.copy(returns),
             adam={"steps": adam.steps, "m": adam.m, "v": adam.v},
         )
+
+    def state(self) -> dict[str, Any]:
+        """What all ranks carry alike, beside `model` and `best`, as plain data."""
+        return {
+            "counters": self.counters.tree(),
+            "rows": self._rows.bit_generator.state,
+            "exponents": self.comm.sum_columns.exponents,
+            "schedule_timesteps": self.schedule_timesteps,
+            "best_return": self._best_return,
+            "seconds": time.perf_counter() - self.started,
+        }
+
+    def column_states(self) -> list[dict[str, Any]]:
+        """What each own column carries, environments included, as plain data."""
+        own = range(len(self.comm.columns))
+        return [
+            self._sampler.column_state(i) | {"discounted": float(self._discounted[i])} for i in own
+        ]
+
+    def resume(
+        self,
+        model: Model,
+        best: Model | None,
+        state: dict[str, Any],
+        columns: Sequence[dict[str, Any]],
+    ) -> int:
+        """Go on where these were taken; on any number of ranks, with equal bits.
+
+        Args:
+            model, best, state: as the properties and methods of those names gave them.
+            columns: the states of all columns, C; other columns begin new episodes.
+
+        Returns how many of the own environments had to begin a new episode.
+        """
+        self.theta, self.critic.phi = model.theta, model.phi
+        self.normalizer, self.return_moments = model.normalizer, model.return_moments
+        adam = self.critic.adam
+        adam.steps, adam.m, adam.v = (model.adam[name] for name in ("steps", "m", "v"))
+        self.best, self._best_return = best, state["best_return"]
+        self.counters = Counters.from_tree(state["counters"])
+        self._rows.bit_generator.state = state["rows"]
+        self.comm.sum_columns.exponents = dict(state["exponents"])
+        self.schedule_timesteps = state["schedule_timesteps"]
+        self.started = time.perf_counter() - state["seconds"]
+        begun = 0
+        for i, column in enumerate(self.comm.columns):
+            key = (RESTART, self.counters.iteration, column)
+            seed = int(stream(self.config.seed, *key).generate_state(1)[0])
+            carried = self._sampler.restore_column(i, columns[column], seed)
+            self._discounted[i] = columns[column]["discounted"] if carried else 0.0
+            begun += not carried
+        return begun
 
 
 class _Clock:

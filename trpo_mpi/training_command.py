@@ -4,8 +4,8 @@ import os
 import signal
 import sys
 import time
-import types
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,12 +16,18 @@ import numpy as np
 from trpo_mpi import display, tensorflow_setup
 from trpo_mpi.command_line import parse
 from trpo_mpi.config import Config, batch_grid
-from trpo_mpi.envs.make import check_env, make_env, quiet_gymnasium
+from trpo_mpi.envs.capture import find_fault
+from trpo_mpi.envs.make import Spaces, check_env, make_env, quiet_gymnasium
 from trpo_mpi.envs.vector import ColumnEnvs
+from trpo_mpi.envs.watchdog import Watchdog
+from trpo_mpi.errors import UsageError
 from trpo_mpi.parallel import startup
 from trpo_mpi.parallel.communicator import Communicator
-from trpo_mpi.run_directory import directory, model_file
+from trpo_mpi.run_directory import archive, checkpoint, directory, model_file
+from trpo_mpi.run_directory.checkpoint import Checkpoint, CheckpointWriter
 from trpo_mpi.run_directory.progress import MonitorFile, ProgressFile
+from trpo_mpi.state import Wish
+from trpo_mpi.stopping import STOPPED, StopRequest, TimeLimit
 
 if TYPE_CHECKING:
     from trpo_mpi.trainer import Trainer
@@ -32,69 +38,169 @@ def main(module: str) -> int:
     config = parse(Config, module)
     config.validate()
     comm = startup.connect()
+    found = comm.on_root(lambda: _find(config))
+    if found is not None:
+        config = parse(Config, module, default=found.defaults())
+        config.validate()
+        found.check(config)
     grid = batch_grid(config, comm.size)
     comm = comm.with_columns(grid.num_envs)
-    spaces = comm.on_root(lambda: check_env(config.env, config.render))
-    quiet_gymnasium()  # rank 0 has just said, once, what there is to say of this environment
+    spaces, fault = comm.on_root(lambda: _try_env(config))
+    quiet_gymnasium()  # on the other ranks as well
     start = None
-    if config.load is not None:
-        source = config.load
-        start = comm.on_root(lambda: model_file.load(source))
-        start.check_fits(config, spaces, source)
-    envs = comm.everywhere(lambda: _make_envs(config, comm))
+    if config.load is not None and found is None:
+        source, which = config.load, config.which
+        start = comm.on_root(lambda: model_file.load(source, "--load", which))
+        start.check_fits(config, spaces, f"--load {source}")
+    if found is not None:
+        found.model.check_fits(config, spaces, f"--resume {found.path}")
+    envs = comm.everywhere(lambda: _make_envs(config, comm, fault is None))
     local_rank = comm.local_rank()
     gpus = comm.everywhere(lambda: tensorflow_setup.set_up(config.gpu, local_rank))
-    path = None if config.check else comm.on_root(lambda: directory.create(config))
+    resumes = found is not None
+    path = None if config.check else comm.on_root(lambda: directory.create(config, resumes))
 
     from trpo_mpi.trainer import Trainer  # needs TensorFlow as `set_up` has made it
 
     trainer = Trainer(config, grid, comm, envs, start)
+    begun = 0
+    if found is not None:
+        begun = trainer.resume(found.model, found.best, found.state, found.columns)
+        begun = int(comm.gather_rows(np.array([[begun]]), np.ones(comm.size, int)).sum())
     machine = _machine(comm, gpus) | {"exact_rows": trainer.exact_rows}
     if comm.is_root:
         print(display.banner(config, grid, machine), flush=True)
+        for line in display.resume_notes(config, found, fault, begun):
+            print(line, flush=True)
     if path is None:
         return _check(trainer, comm)
     if comm.is_root:
-        directory.write_config(path, config, machine)
+        directory.write_config(path, config, machine, resumes)
         print(f"writing to {path}", flush=True)
-    return _train(trainer, path, comm)
+    return _Run(trainer, path, comm).train()
 
 
-def _make_envs(config: Config, comm: Communicator) -> ColumnEnvs:
+def _find(config: Config) -> Checkpoint | None:
+    """The checkpoint to go on from, if any; on rank 0."""
+    if config.resume == "never":
+        return None
+    path = directory.path_of(config)
+    found = checkpoint.newest(path)
+    if found is None and config.resume != "auto":
+        raise UsageError(f"--resume {config.resume}: there is no whole checkpoint in {path}")
+    return found
+
+
+def _try_env(config: Config) -> tuple[Spaces, str | None]:
+    """Spaces of the environment, and why its state can't be carried over, if so; on rank 0."""
+    spaces = check_env(config.env, config.render)
+    quiet_gymnasium()  # it has said, once, what there is to say of this environment
+    watchdog = Watchdog(config.env_timeout)
+    try:
+        return spaces, find_fault(lambda: make_env(config.env), lambda: watchdog.watch(0, 0))
+    finally:
+        watchdog.idle()
+
+
+def _make_envs(config: Config, comm: Communicator, carry: bool) -> ColumnEnvs:
     def make(column: int) -> gym.Env[Any, Any]:
         return make_env(config.env, "human" if config.render and column == 0 else None)
 
-    return ColumnEnvs([partial(make, column) for column in comm.columns], comm.columns)
+    makers = [partial(make, column) for column in comm.columns]
+    return ColumnEnvs(makers, comm.columns, carry, Watchdog(config.env_timeout))
 
 
-def _train(trainer: "Trainer", path: Path, comm: Communicator) -> int:
-    config = trainer.config
-    asked = _StopRequest()
-    if comm.is_root:
-        progress, monitor = ProgressFile(path), MonitorFile(path, config.env)
-        shown = display.Display(config.num_timesteps)
-    reason, code = trainer.finished(), 0
-    while reason is None:
-        row, episodes, stop = trainer.iterate(bool(asked.signal))
-        reason = trainer.finished()
-        if stop and reason is None:
-            reason, code = "stopped by a signal", 128 + (asked.signal or signal.SIGINT)
+class _Run:
+    """The loop around the trainer: what is written and shown, and when it ends."""
+
+    def __init__(self, trainer: "Trainer", path: Path, comm: Communicator) -> None:
+        self._trainer, self._path, self._comm = trainer, path, comm
+        self._asked = StopRequest()
+        config, counters = trainer.config, trainer.counters
         if comm.is_root:
-            progress.write(row)
-            monitor.write(episodes)
-            shown.show(row)
-            if reason is not None or row["iteration"] % config.save_every == 0:
-                model_file.save(path / "model.zip", trainer.model())
-    if comm.is_root:
-        shown.close()
-        counters = trainer.counters
-        print(
+            kept = (counters.iteration, counters.episodes) if counters.iteration else (None, None)
+            self._progress = ProgressFile(path, kept[0])
+            self._monitor = MonitorFile(path, config.env, kept[1])
+            self._shown = display.Display(config.num_timesteps, counters.timesteps)
+            settings = replace(
+                config,
+                num_envs=trainer.grid.num_envs,
+                timesteps_per_batch=trainer.grid.timesteps,
+            )
+            self._writer = CheckpointWriter(path, settings)
+            self._limit = TimeLimit(config.max_hours)
+            self._seconds = 0.0  # of the last iteration
+
+    def train(self) -> int:
+        """Iterate to the end, or until the run is asked to stop; gives the exit code."""
+        trainer = self._trainer
+        reason, whole = trainer.finished(), True
+        if reason is not None and self._comm.is_root:
+            print("the run is finished; a larger --num-timesteps would go on", flush=True)
+        code = 0
+        while reason is None:
+            row, episodes, wish = trainer.iterate(self._wish)
+            reason = trainer.finished()
+            if reason is None and wish == Wish.STOP:
+                reason, code = self._why(), STOPPED
+            if self._comm.is_root:
+                self._seconds = row["timesteps_per_batch"] / row["steps_per_second"]
+                self._progress.add(row)
+                self._monitor.add(episodes)
+                self._shown.show(row)
+            if reason is not None or wish == Wish.CHECKPOINT:
+                whole = self._checkpoint()
+        if self._comm.is_root:
+            self._shown.close()
+            print(self._ending(reason), flush=True)
+        return code if self._comm.on_root(lambda: whole) else 1
+
+    def _wish(self) -> Wish:
+        """What this rank asks for in the iteration that is running."""
+        if self._asked.signal:
+            return Wish.STOP
+        if self._comm.is_root:
+            if self._limit.near(self._seconds, self._writer.cost):
+                return Wish.STOP
+            if self._writer.due(self._trainer.counters.iteration + 1):
+                return Wish.CHECKPOINT
+        return Wish.NOTHING
+
+    def _why(self) -> str:
+        """Why it stops before its end; said by rank 0, which need not be the one that was asked."""
+        number = self._asked.signal
+        return f"stopped by {signal.Signals(number).name if number else 'a signal or time limit'}"
+
+    def _checkpoint(self) -> bool:
+        """Write one; False, and a warning, where the disk does not take it."""
+        trainer, comm = self._trainer, self._comm
+        began = time.monotonic()
+        columns = comm.collect_on_root([archive.pack(s) for s in trainer.column_states()])
+        if not comm.is_root:
+            return True
+        try:
+            self._progress.sync()
+            self._monitor.sync()
+            self._writer.write(trainer.model(), trainer.best, trainer.state(), columns, began)
+        except OSError as error:
+            self._writer.postpone()
+            print(
+                f"warning: no checkpoint of iteration {trainer.counters.iteration} could be "
+                f"written to {self._path}: {error.strerror}; older ones are whole",
+                file=sys.stderr,
+                flush=True,
+            )
+            return False
+        return True
+
+    def _ending(self, reason: str) -> str:
+        counters = self._trainer.counters
+        again = f"\nto go on: the same command with --resume {self._path}"
+        return (
             f"{reason}: {counters.timesteps:,} time steps, {counters.episodes:,} episodes, "
             f"mean return of the last {len(counters.returns)}: {counters.return_mean:.1f}\n"
-            f"results are in {path}",
-            flush=True,
+            f"results are in {self._path}" + (again if reason.startswith("stopped") else "")
         )
-    return code
 
 
 def _check(trainer: "Trainer", comm: Communicator) -> int:
@@ -106,7 +212,7 @@ def _check(trainer: "Trainer", comm: Communicator) -> int:
         comm.sum_columns("check", buffer)
         times.append(time.perf_counter() - start)
     for _ in range(3):  # the first only initialises the normalisers
-        row, _, _ = trainer.iterate()
+        row = trainer.iterate().row
     if comm.is_root:
         size = (len(trainer.theta) * 8) / 1024
         print(
@@ -134,22 +240,6 @@ def _machine(comm: Communicator, gpus: list[str]) -> dict[str, Any]:
         "ranks_per_node": here,
         "ranks_per_core": 0 if bound else here / (cores or 1),
     }
-
-
-class _StopRequest:
-    """Notes the first SIGINT or SIGTERM; a second one ends the process at once."""
-
-    def __init__(self) -> None:
-        self.signal = 0
-        for number in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(number, self._note)
-
-    def _note(self, number: int, _frame: types.FrameType | None) -> None:
-        if self.signal:
-            os._exit(128 + number)
-        self.signal = number
-        if startup.launched()[2] == 0:
-            print("\nstopping after this iteration; again to stop at once", file=sys.stderr)
 
 
 def command(module: str) -> Callable[[], int]:

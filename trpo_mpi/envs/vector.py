@@ -1,11 +1,14 @@
-"""This rank's environments as one Gymnasium vector environment."""
+"""This rank's environments as one Gymnasium vector environment, whose state can be kept."""
 
+import contextlib
 from collections.abc import Callable, Sequence
 from typing import Any, NoReturn
 
 import gymnasium as gym
 import numpy as np
 
+from trpo_mpi.envs.capture import UnknownStateError, capture, restore
+from trpo_mpi.envs.watchdog import Watchdog
 from trpo_mpi.errors import EnvironmentFault
 
 
@@ -21,12 +24,22 @@ class ColumnEnvs(gym.vector.VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
     Args:
         makers: one function a column, giving its environment.
         columns: the global index of each.
+        carry: whether the state of these environments can be captured; see `find_fault`.
+        watchdog: told of each call into an environment, so that it can end one that hangs.
     """
 
     metadata: dict[str, Any] = {"autoreset_mode": gym.vector.AutoresetMode.SAME_STEP}
 
-    def __init__(self, makers: Sequence[Callable[[], gym.Env[Any, Any]]], columns: Sequence[int]):
+    def __init__(
+        self,
+        makers: Sequence[Callable[[], gym.Env[Any, Any]]],
+        columns: Sequence[int],
+        carry: bool = True,
+        watchdog: Watchdog | None = None,
+    ) -> None:
         self.envs = [make() for make in makers]
+        self._carry = carry
+        self._watchdog = watchdog or Watchdog()
         self.num_envs = len(self.envs)
         self.columns = list(columns)
         self.single_observation_space = self.envs[0].observation_space
@@ -43,11 +56,51 @@ class ColumnEnvs(gym.vector.VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
     ) -> tuple[np.ndarray, dict[str, Any]]:
         """Start new episodes: (E, D) float64 observations. `seed` is one for each, or None."""
         seeds = [None] * self.num_envs if seed is None else list(seed)
-        for i, env in enumerate(self.envs):
-            self._observations[i] = np.ravel(env.reset(seed=seeds[i], options=options)[0])
-        self._steps[:] = 0
+        for i in range(self.num_envs):
+            self._reset(i, seeds[i], options)
+        self._watchdog.idle()
         self._check(self._observations, np.zeros(self.num_envs))
         return self._observations.copy(), {}
+
+    def _reset(self, place: int, seed: Any, options: Any = None) -> None:
+        self._watchdog.watch(self.columns[place], 0)
+        observation, _ = self.envs[place].reset(seed=seed, options=options)
+        self._observations[place] = self._flat(observation, place)
+        self._steps[place] = 0
+
+    def _flat(self, observation: Any, place: int) -> np.ndarray:
+        flat = np.ravel(observation)
+        if len(flat) != self._observations.shape[1]:
+            raise EnvironmentFault(
+                f"an observation has shape {np.shape(observation)} {self._where(place)}; "
+                f"the observation space has {self.single_observation_space.shape}"
+            )
+        return flat
+
+    def capture(self, place: int) -> dict[str, Any]:
+        """State of one environment, as plain data; `env` is None where it does not give it."""
+        state = None
+        if self._carry:
+            with contextlib.suppress(UnknownStateError):
+                state = capture(self.envs[place])
+        observation = self._observations[place].copy()
+        return {"env": state, "observation": observation, "steps": int(self._steps[place])}
+
+    def restore(self, place: int, tree: dict[str, Any], seed: int) -> bool:
+        """Put a captured state back. False where it can't be: then a new episode has begun."""
+        if tree["env"] is not None and self._carry:
+            with contextlib.suppress(UnknownStateError):
+                restore(self.envs[place], tree["env"])
+                self._observations[place] = tree["observation"]
+                self._steps[place] = tree["steps"]
+                return True
+        self._reset(place, seed)
+        self._watchdog.idle()
+        return False
+
+    def observation(self, place: int) -> np.ndarray:
+        """Where one environment stands, (D,)."""
+        return self._observations[place].copy()
 
     def step(
         self, actions: np.ndarray
@@ -60,20 +113,22 @@ class ColumnEnvs(gym.vector.VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
         self._steps += 1
         for i, env in enumerate(self.envs):
             try:
+                self._watchdog.watch(self.columns[i], self._steps[i])
                 observation, rewards[i], done, cut, _ = env.step(actions[i])
-                observations[i] = np.ravel(observation)
+                observations[i] = self._flat(observation, i)
                 if done or cut:
                     terminated[i], truncated[i] = done, cut
                     final_obs[i] = observations[i].copy()
                     if not np.isfinite(final_obs[i]).all():
                         self._fault("observation", i, final_obs[i])
-                    observations[i] = np.ravel(env.reset()[0])
+                    observations[i] = self._flat(env.reset()[0], i)
             except EnvironmentFault:
                 raise
             except Exception as error:
                 # Python 3.10 has no notes: there it stands above the traceback.
                 getattr(error, "add_note", print)(self._where(i))
                 raise
+        self._watchdog.idle()
         self._check(observations, rewards)
         if final_obs:
             self._steps[list(final_obs)] = 0

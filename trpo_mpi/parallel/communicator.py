@@ -7,9 +7,10 @@ sum over columns (`sum_columns`), or the columns' rows side by side in their glo
 """
 
 import bisect
+import itertools
 import socket
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, TypeVar, cast
 
 import numpy as np
@@ -96,6 +97,25 @@ class Communicator:
             [result.view(np.uint8).reshape(-1), bytes_of_rank],
         )
         return result
+
+    def collect_on_root(self, contents: Sequence[bytes]) -> list[bytes]:
+        """All columns' bytes on rank 0, in global order; nothing on the others.
+
+        Args:
+            contents: those of each own column.
+        """
+        if self.size == 1:
+            return list(contents)
+        sizes = np.array([[len(content)] for content in contents], np.int64)
+        everyones = self.gather_columns(sizes)[:, 0]
+        counts = [int(everyones[a:b].sum()) for a, b in itertools.pairwise(self._edges)]
+        own = np.frombuffer(b"".join(contents), np.uint8)
+        result = np.empty(sum(counts) if self.is_root else 0, np.uint8)
+        self._timed(self._mpi.Gatherv, own, [result, counts] if self.is_root else None)
+        if not self.is_root:
+            return []
+        ends = np.cumsum(everyones)
+        return [result[e - n : e].tobytes() for e, n in zip(ends, everyones, strict=True)]
 
     def broadcast(self, array: np.ndarray) -> None:
         """Overwrite a contiguous array by rank 0's."""

@@ -3,65 +3,61 @@
 import dataclasses
 import importlib.metadata
 import json
-import os
 import platform
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 from trpo_mpi import __version__
 from trpo_mpi.config import Config
 from trpo_mpi.errors import UsageError
+from trpo_mpi.run_directory.archive import whole_file
 
 PACKAGES = ("numpy", "tensorflow", "gymnasium", "mujoco", "ale-py", "mpi4py")
 
 
-@contextmanager
-def whole_file(path: Path) -> Iterator[IO[bytes]]:
-    """Open a file that appears under its name only when it is complete and on the disk."""
-    temporary = path.with_name(f".{path.name}.tmp")
-    try:
-        with open(temporary, "wb") as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
-
-
-def create(config: Config) -> Path:
-    """Make the directory of a new run.
-
-    Raises `UsageError` where it can't be written, or where `--outdir` names a directory that
-    already holds a run.
-    """
+def path_of(config: Config) -> Path:
+    """The run directory that the settings name; where they leave it open, the first of its name."""
+    if config.resume not in ("never", "auto"):
+        return Path(config.resume)
     if config.outdir is not None:
-        path = Path(config.outdir)
-        if (path / "progress.csv").exists():
-            raise UsageError(f"--outdir {path} already holds a run; name another directory")
-    else:
-        name = f"{config.env.rpartition(':')[2].replace('/', '-')}-default-s{config.seed}"
-        path, number = Path("runs") / name, 2
-        while path.exists():
-            path, number = Path("runs") / f"{name}-{number}", number + 1
+        return Path(config.outdir)
+    name = f"{config.env.rpartition(':')[2].replace('/', '-')}-default-s{config.seed}"
+    return Path("runs") / name
+
+
+def create(config: Config, resumes: bool) -> Path:
+    """Make the run directory, or see that that of a resumed run can be written.
+
+    Raises `UsageError` where it can't be, or where `--outdir` names a directory that already
+    holds a run which is not to be resumed.
+    """
+    path = path_of(config)
+    if config.resume == "never":
+        if config.outdir is not None and (path / "progress.csv").exists():
+            raise UsageError(
+                f"--outdir {path} already holds a run; name another directory, or go on with it "
+                "by --resume auto"
+            )
+        name, number = path.name, 2
+        while config.outdir is None and path.exists():
+            path, number = path.with_name(f"{name}-{number}"), number + 1
     try:
         path.mkdir(parents=True, exist_ok=True)
         with whole_file(path / ".writable"):
             pass
         (path / ".writable").unlink()
     except OSError as error:
+        if resumes:
+            raise UsageError(f"--resume: {path} can't be written: {error.strerror}") from None
         raise UsageError(f"--outdir {path} can't be written: {error.strerror}") from None
     return path
 
 
-def write_config(path: Path, config: Config, machine: dict[str, Any]) -> None:
-    """Write config.json: the settings, and what they ran on."""
+def write_config(path: Path, config: Config, machine: dict[str, Any], resumes: bool) -> None:
+    """Write config.json: the settings, and what they run on; earlier starts stay below."""
     record = {
         "settings": dataclasses.asdict(config),
         "recipe": "default",
@@ -75,8 +71,18 @@ def write_config(path: Path, config: Config, machine: dict[str, Any]) -> None:
         "cpu": _cpu(),
         "versions": {name: _version(name) for name in PACKAGES},
     }
+    if resumes:
+        record["earlier_starts"] = _earlier_starts(path / "config.json")
     with whole_file(path / "config.json") as file:
         file.write((json.dumps(record, indent=2) + "\n").encode())
+
+
+def _earlier_starts(path: Path) -> list[Any]:
+    try:
+        last = json.loads(path.read_text(encoding="utf-8"))
+        return [*last.pop("earlier_starts", []), last]
+    except (OSError, ValueError, AttributeError):
+        return []
 
 
 def _version(package: str) -> str | None:

@@ -4,10 +4,8 @@ Nothing in it runs when it is loaded, and nothing in it tells the time, the host
 ranks: the same training gives the same bytes.
 """
 
-import io
 import json
 import zipfile
-import zlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,14 +19,11 @@ from trpo_mpi.errors import UsageError
 from trpo_mpi.normalization import Moments, ObservationNormalizer
 from trpo_mpi.policies.mlp import Actor, MlpPolicy, critic_network
 from trpo_mpi.policies.networks import safe_block
-from trpo_mpi.run_directory.directory import whole_file
+from trpo_mpi.run_directory import archive
 
 FORMAT = 1
-DAMAGE = (
-    *(OSError, EOFError, zipfile.BadZipFile, zlib.error),
-    *(ValueError, KeyError, TypeError, AttributeError, AssertionError, RuntimeError),
-)
-"""What reading a damaged or foreign file raises, in the archive and in what is made of it."""
+CHECKPOINTS = "checkpoints"
+"""The run directory's folder of checkpoints."""
 
 
 @dataclass
@@ -88,11 +83,17 @@ class Model:
             ("normalize_returns", self.return_moments is not None, config.normalize_returns),
         ):
             if mine != its:
-                raise UsageError(f"--load {source} has {what} {mine}, but the run has {its}")
+                raise UsageError(f"{source} has {what} {mine}, but the run has {its}")
 
 
 def save(path: Path, model: Model) -> None:
     """Write a model, whole or not at all."""
+    with archive.whole_file(path) as file:
+        archive.write(file, members(model))
+
+
+def members(model: Model) -> dict[str, bytes]:
+    """What a model file is made of; a checkpoint has these members and more."""
     arrays = {"theta": model.theta, "phi": model.phi}
     for name in ("m", "v"):
         arrays[f"adam_{name}"] = model.adam[name]
@@ -118,52 +119,67 @@ def save(path: Path, model: Model) -> None:
         if isinstance(action, gym.spaces.Discrete)
         else None,
     }
-    with whole_file(path) as file, zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as archive:
-        _add(archive, "model.json", (json.dumps(header, indent=1) + "\n").encode())
-        for name, array in arrays.items():
-            buffer = io.BytesIO()
-            np.save(buffer, array, allow_pickle=False)
-            _add(archive, f"{name}.npy", buffer.getvalue())
+    text = (json.dumps(header, indent=1) + "\n").encode()
+    return {"model.json": text} | {f"{name}.npy": archive.npy(a) for name, a in arrays.items()}
 
 
-def _add(archive: zipfile.ZipFile, name: str, content: bytes) -> None:
-    # A fixed date and mode: the bytes of the file depend on the training alone.
-    member = zipfile.ZipInfo(name, date_time=(1980, 1, 1, 0, 0, 0))
-    member.compress_type = zipfile.ZIP_DEFLATED
-    member.external_attr = 0o644 << 16
-    archive.writestr(member, content)
+def load(source: str, flag: str = "--load", which: str = "latest") -> Model:
+    """Read a model.zip, a checkpoint, or the model of a run directory.
 
-
-def load(source: str, flag: str = "--load") -> Model:
-    """Read a model.zip, or that of a run directory.
+    Args:
+        source: a file, or a run directory.
+        flag: what named it, for the refusal.
+        which: of a run directory: `latest`, `best`, or the iteration of a checkpoint.
 
     Raises `UsageError`, naming the file, if it is missing, damaged, foreign, or of a newer
     format.
     """
-    path = Path(source)
-    path = path / "model.zip" if path.is_dir() else path
+    path = _choose(Path(source), which)
     try:
-        with zipfile.ZipFile(path) as archive:
-            header = json.loads(archive.read("model.json"))
-            if header["format"] > FORMAT:
-                raise UsageError(
-                    f"{flag} {path} has format {header['format']}; "
-                    f"this version reads up to {FORMAT}"
-                )
-            names = [n.removesuffix(".npy") for n in archive.namelist() if n.endswith(".npy")]
-            arrays = {n: _array(archive.read(f"{n}.npy")) for n in names}
-        model = _model(header, arrays)
-        model.check_sizes()
-        return model
+        with zipfile.ZipFile(path) as file:
+            return read(file)
+    except NewerFormatError as error:
+        raise UsageError(f"{flag} {path} {error}") from None
     except FileNotFoundError:
         raise UsageError(f"{flag} {source}: there is no {path}") from None
-    except DAMAGE as error:
+    except archive.DAMAGE as error:
         raise UsageError(f"{flag} {path} is not a whole model file: {error}") from None
 
 
-def _array(content: bytes) -> np.ndarray:
-    array: np.ndarray = np.load(io.BytesIO(content), allow_pickle=False)
-    return array
+def _choose(path: Path, which: str) -> Path:
+    if not path.is_dir():
+        return path
+    if which == "latest":
+        return path / "model.zip"
+    folder = path / CHECKPOINTS
+    chosen = folder / ("best.zip" if which == "best" else f"{which:0>8}.zip")
+    if not chosen.exists():
+        kept = [p.stem.lstrip("0") for p in sorted(folder.glob("*.zip")) if p.stem.isdecimal()]
+        kept += ["best"] if (folder / "best.zip").exists() else []
+        raise UsageError(f"--which {which}: {path} has {', '.join(['latest', *kept])}")
+    return chosen
+
+
+class NewerFormatError(Exception):
+    """A file was written by a later version of this package."""
+
+
+def read(file: zipfile.ZipFile, folder: str = "") -> Model:
+    """The model in an open archive, or in a folder of it.
+
+    Raises `NewerFormatError`, or one of `archive.DAMAGE`.
+    """
+    header = json.loads(file.read(f"{folder}model.json"))
+    if header["format"] > FORMAT:
+        raise NewerFormatError(f"has format {header['format']}; this version reads up to {FORMAT}")
+    arrays = {}
+    for name in file.namelist():
+        stem, _, ending = name.removeprefix(folder).partition(".")
+        if name.startswith(folder) and ending == "npy":
+            arrays[stem] = archive.from_npy(file.read(name))
+    model = _model(header, arrays)
+    model.check_sizes()
+    return model
 
 
 def _model(header: dict[str, Any], arrays: dict[str, np.ndarray]) -> Model:

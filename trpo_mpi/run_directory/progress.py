@@ -1,8 +1,9 @@
 """progress.csv: a row an iteration; and monitor.csv: a row a finished episode."""
 
-import csv
 import json
 import math
+import os
+import sys
 import time
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -35,19 +36,89 @@ COLUMNS = (
 are the same, to the last digit, on any number of ranks."""
 
 
-class ProgressFile:
-    """Appends rows to progress.csv. What a row does not have stays empty."""
+class GrowingFile:
+    """A text file that grows by whole lines, each there when it is written.
 
-    def __init__(self, directory: Path) -> None:
-        self._file = open(directory / "progress.csv", "w", newline="", encoding="utf-8")
-        self._writer = csv.DictWriter(self._file, COLUMNS, lineterminator="\n")
-        self._writer.writeheader()
-        self._file.flush()
+    What a full disk refuses is kept and written when there is room, so that no line is lost,
+    doubled or cut. A warning says so once.
 
-    def write(self, row: Mapping[str, Any]) -> None:
-        """Append one row; it is in the file when this returns."""
-        self._writer.writerow({name: _text(name, row.get(name)) for name in COLUMNS})
-        self._file.flush()
+    Args:
+        path: the file.
+        head: its first lines.
+        keep: lines behind the head to keep of a file that is there; None begins a new one, and
+            leaves an old one beside it under the ending .old.
+    """
+
+    def __init__(self, path: Path, head: str, keep: int | None = None) -> None:
+        self._path = path
+        self._pending = b""
+        self._warned = False
+        if keep is None or not path.exists():
+            if keep is not None:
+                print(f"warning: {path} is gone and begins anew", file=sys.stderr, flush=True)
+            elif path.exists():
+                os.replace(path, path.with_name(f"{path.name}.old"))
+            self._file = open(path, "wb", buffering=0)
+            self._end = 0
+            self.write(head)
+            return
+        self._file = open(path, "r+b", buffering=0)
+        lines = self._file.read().splitlines(keepends=True)
+        whole = lines[: head.count("\n") + keep]
+        if len(whole) < head.count("\n") + keep:
+            print(f"warning: {path} has lost rows", file=sys.stderr, flush=True)
+        self._end = sum(len(line) for line in whole)
+        self._file.truncate(self._end)
+        self._file.seek(self._end)
+
+    def write(self, text: str) -> None:
+        """Append whole lines."""
+        self._pending += text.encode()
+        try:
+            self._write_pending()
+        except OSError as error:
+            if not self._warned:
+                print(
+                    f"warning: {self._path} can't be written: {error.strerror}; "
+                    "its rows are kept until it can",
+                    file=sys.stderr,
+                    flush=True,
+                )
+            self._warned = True
+
+    def _write_pending(self) -> None:
+        try:
+            content = memoryview(self._pending)
+            while content:
+                content = content[self._file.write(content) :]
+        except OSError:
+            self._file.truncate(self._end)  # a row cut in half
+            self._file.seek(self._end)
+            raise
+        self._end += len(self._pending)
+        self._pending = b""
+        self._warned = False
+
+    def sync(self) -> None:
+        """See that all is on the disk; raises `OSError` where it can't be."""
+        self._write_pending()
+        os.fsync(self._file.fileno())
+
+
+class ProgressFile(GrowingFile):
+    """progress.csv. What a row does not have stays empty.
+
+    Args:
+        directory: the run directory.
+        keep: iterations to keep of a run that is resumed.
+    """
+
+    def __init__(self, directory: Path, keep: int | None = None) -> None:
+        super().__init__(directory / "progress.csv", ",".join(COLUMNS) + "\n", keep)
+
+    def add(self, row: Mapping[str, Any]) -> None:
+        """Append one row."""
+        self.write(",".join(_text(name, row.get(name)) for name in COLUMNS) + "\n")
 
 
 def _text(name: str, value: Any) -> str:
@@ -58,23 +129,34 @@ def _text(name: str, value: Any) -> str:
     return repr(float(value)) if isinstance(value, float) else str(value)
 
 
-class MonitorFile:
-    """Appends rows to monitor.csv, in the format that this family's plotting tools read.
+class MonitorFile(GrowingFile):
+    """monitor.csv, in the format that this family's plotting tools read.
 
     A `#{json}` line, then `r,l,t`: undiscounted raw return, length in time steps, and seconds
     since the start.
+
+    Args:
+        directory: the run directory.
+        env_id: the environment.
+        keep: episodes to keep of a run that is resumed.
     """
 
-    def __init__(self, directory: Path, env_id: str) -> None:
-        self._start = time.time()
-        self._file = open(directory / "monitor.csv", "w", encoding="utf-8")
+    def __init__(self, directory: Path, env_id: str, keep: int | None = None) -> None:
+        path = directory / "monitor.csv"
+        self._start = time.time() if keep is None else _started(path)
         header = json.dumps({"t_start": self._start, "env_id": env_id})
-        self._file.write(f"#{header}\nr,l,t\n")
-        self._file.flush()
+        super().__init__(path, f"#{header}\nr,l,t\n", keep)
 
-    def write(self, episodes: Iterable[tuple[float, int]]) -> None:
+    def add(self, episodes: Iterable[tuple[float, int]]) -> None:
         """Append finished episodes: (return, length) each."""
         seconds = time.time() - self._start
-        for total, length in episodes:
-            self._file.write(f"{float(total)!r},{length},{seconds:.6f}\n")
-        self._file.flush()
+        self.write("".join(f"{float(r)!r},{length},{seconds:.6f}\n" for r, length in episodes))
+
+
+def _started(path: Path) -> float:
+    """When the run that a monitor.csv belongs to began."""
+    try:
+        with open(path, encoding="utf-8") as file:
+            return float(json.loads(file.readline()[1:])["t_start"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return time.time()

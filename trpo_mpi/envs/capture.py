@@ -1,0 +1,409 @@
+"""The state of an environment as plain data, and back into another environment of its kind.
+
+An environment is a graph of Python objects: wrappers, the environment inside them, their random
+generators, and perhaps a simulator in C. Python objects are walked attribute by attribute; MuJoCo's
+data, the Arcade Learning Environment and random generators have ways of their own. Whatever else
+holds state that can't be read (Box2D's world, a physics server) makes `capture` give up. What is
+captured can be wrong all the same, since an object may hide its state; `find_fault` tries it out on
+two scratch environments, and only what passes is used.
+
+Nothing here runs code that a file names: a restored value goes where the environment already has an
+object of that class, or is plain data.
+"""
+
+import collections
+import enum
+import functools
+import logging
+import random
+import re
+import sys
+import time
+import types
+from collections.abc import Callable
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+
+MAKE = Callable[[], gym.Env[Any, Any]]
+
+SCRATCH_SECONDS = 2.0
+"""About as long as `find_fault` may step its two environments."""
+LARGEST = 32 * 2**20
+"""Bytes of one environment's state beyond which checkpoints would be a burden."""
+
+
+class UnknownStateError(Exception):
+    """Something in an environment holds state that can't be read or put back."""
+
+
+# Objects that make an environment what it is and stay as they are while it runs.
+_CONSTANT = (
+    *(type, types.FunctionType, types.BuiltinFunctionType, types.MethodType, types.ModuleType),
+    *(functools.partial, logging.Logger, re.Pattern, np.dtype, np.ufunc),
+    gym.envs.registration.EnvSpec,
+)
+# Windows and the pictures in them.
+_PICTURES = ("pygame", "glfw", "gymnasium.envs.mujoco.mujoco_rendering")
+
+_GENERATORS = {"PCG64", "PCG64DXSM", "MT19937", "Philox", "SFC64"}
+_PLAIN = (type(None), bool, int, float, str)
+
+
+def capture(env: gym.Env[Any, Any]) -> Any:
+    """The environment's state: lists, dicts with text keys, numbers, text and arrays.
+
+    Reads only: the environment goes on as if nothing had happened. Raises `UnknownStateError`.
+    """
+    return _Reader().read(env, "env")
+
+
+def restore(env: gym.Env[Any, Any], state: Any) -> None:
+    """Put a captured state into an environment of the same make, which has been reset once.
+
+    Raises `UnknownStateError` where the environment is not built as the captured one was.
+    """
+    _Writer().write(env, state, "env")
+
+
+class _Reader:
+    """Walks an object graph; an object met again becomes a reference to its first occurrence."""
+
+    def __init__(self) -> None:
+        self._met: dict[int, int] = {}
+        self._kept: list[Any] = []  # so that no id is used twice
+
+    def read(self, value: Any, path: str) -> Any:
+        if type(value) in _PLAIN:
+            return value
+        if _constant(value):
+            return {"constant": type(value).__name__}
+        if isinstance(value, enum.Enum):
+            return {"enum": value.name}
+        if isinstance(value, np.generic):
+            return {"scalar": np.array(value)}
+        if id(value) in self._met:
+            return {"same": self._met[id(value)]}
+        self._met[id(value)] = len(self._kept)
+        self._kept.append(value)
+        return self._read_once(value, path)
+
+    def _read_once(self, value: Any, path: str) -> Any:
+        if isinstance(value, np.ndarray):
+            if value.dtype.hasobject:
+                raise UnknownStateError(f"{path} is an array of objects")
+            base = value.base
+            if isinstance(base, np.ndarray) and base.flags.c_contiguous:
+                offset = value.ctypes.data - base.ctypes.data
+                layout = [value.dtype.str, offset, list(value.shape), list(value.strides)]
+                return {"view": self.read(base, f"{path}.base"), "layout": layout}
+            return {"array": value.copy()}
+        if isinstance(value, bytes | bytearray):
+            return {type(value).__name__: np.frombuffer(value, np.uint8).copy()}
+        if isinstance(value, np.random.Generator):
+            return {"generator": _plain_generator(value.bit_generator.state)}
+        if isinstance(value, np.random.RandomState):
+            return {"random_state": _plain_generator(value.get_state(legacy=False))}
+        if isinstance(value, random.Random):
+            return {"random": self.read(value.getstate(), path)}
+        if isinstance(value, gym.Space):
+            # Not by the property, which would make a generator where there is none yet.
+            generator = vars(value).get("_np_random")
+            return {"space": self.read(generator, f"{path}.np_random")}
+        if isinstance(value, dict):
+            pairs = [[self.read(k, path), self.read(v, f"{path}[{k!r}]")] for k, v in value.items()]
+            return {"dict": pairs}
+        if isinstance(value, list | tuple | set | frozenset | collections.deque):
+            items = [self.read(v, f"{path}[{i}]") for i, v in enumerate(value)]
+            if isinstance(value, collections.deque):
+                return {"deque": items, "maxlen": value.maxlen}
+            kinds = (list, tuple, set, frozenset)
+            kind = next(k for k in kinds if isinstance(value, k))
+            if type(value) is not kind:
+                raise UnknownStateError(f"{path} is a {type(value).__name__}")
+            return {kind.__name__: items}
+        for name, (read, _) in _SIMULATORS.items():
+            if _is(value, name):
+                return {name: read(value)}
+        if not _python_object(value):
+            raise UnknownStateError(f"{path} is a {type(value).__module__}.{type(value).__name__}")
+        attributes = {k: self.read(v, f"{path}.{k}") for k, v in vars(value).items()}
+        return {"object": type(value).__qualname__, "attributes": attributes}
+
+
+class _Writer:
+    """Puts what a `_Reader` read into another object graph of the same shape."""
+
+    def __init__(self) -> None:
+        self._made: list[Any] = []
+
+    def write(self, old: Any, state: Any, path: str) -> Any:
+        """The value that belongs where `old` stands; objects are changed and given back."""
+        if type(state) in _PLAIN:
+            return state
+        kind = next(iter(state))
+        content = state[kind]
+        if kind == "constant":
+            if not _constant(old):
+                raise UnknownStateError(f"{path} is {old!r} and not a {content}")
+            return old
+        if kind == "enum":
+            return type(old)[content]
+        if kind == "scalar":
+            return content[()]
+        if kind == "same":
+            return self._made[content]
+        place = len(self._made)
+        self._made.append(old)  # in its reader's order, before what is inside it
+        value = self._write_once(old, kind, state, path, place)
+        self._made[place] = value
+        return value
+
+    def _write_once(self, old: Any, kind: str, state: Any, path: str, place: int) -> Any:
+        content = state[kind]
+        if kind == "array":
+            # What shows a simulator's memory must go on to show it.
+            shows = isinstance(old, np.ndarray) and old.base is not None and old.flags.writeable
+            if shows and (old.shape, old.dtype) == (content.shape, content.dtype):
+                old[...] = content
+                return old
+            return content.copy()
+        if kind == "view":
+            base = self.write(old.base if isinstance(old, np.ndarray) else None, content, path)
+            dtype, offset, shape, strides = state["layout"]
+            return np.ndarray(shape, dtype, base, offset, strides)
+        if kind in ("bytes", "bytearray"):
+            return (bytes if kind == "bytes" else bytearray)(content.tobytes())
+        if kind == "generator":
+            if not isinstance(old, np.random.Generator):
+                old = np.random.Generator(_bit_generator(content["bit_generator"]))
+            old.bit_generator.state = content
+            return old
+        if kind in ("random_state", "random"):
+            if not isinstance(old, np.random.RandomState | random.Random):
+                old = np.random.RandomState() if kind == "random_state" else random.Random()
+            if kind == "random_state":
+                old.set_state(content)
+            else:
+                old.setstate(self.write(None, content, path))
+            return old
+        if kind == "space":
+            if not isinstance(old, gym.Space):
+                raise UnknownStateError(f"{path} is not a space")
+            if content is not None:
+                self.write(old.np_random, content, path)
+            return old
+        if kind == "dict":
+            return self._dict(old, content, path, place)
+        if kind in ("list", "tuple", "set", "frozenset", "deque"):
+            olds = list(old) if isinstance(old, list | tuple | collections.deque) else []
+            olds += [None] * (len(content) - len(olds))
+            items = [
+                self.write(o, s, f"{path}[{i}]")
+                for i, (o, s) in enumerate(zip(olds, content, strict=False))
+            ]
+            if kind == "deque":
+                return collections.deque(items, state["maxlen"])
+            return {"list": list, "tuple": tuple, "set": set, "frozenset": frozenset}[kind](items)
+        if kind in _SIMULATORS:
+            if not _is(old, kind):
+                raise UnknownStateError(f"{path} is not a {kind}")
+            _SIMULATORS[kind][1](old, content)
+            return old
+        if kind != "object" or type(old).__qualname__ != content:
+            raise UnknownStateError(f"{path} is a {type(old).__qualname__} and not a {content}")
+        return self._object(old, state["attributes"], path)
+
+    def _dict(self, old: Any, pairs: list[Any], path: str, place: int) -> Any:
+        olds = old if isinstance(old, dict) else {}
+        result: dict[Any, Any] = {} if type(old) not in (dict, collections.OrderedDict) else old
+        self._made[place] = result
+        items = []
+        for k, v in pairs:
+            key = self.write(None, k, path)
+            items.append((key, self.write(olds.get(key), v, f"{path}[{key!r}]")))
+        result.clear()
+        result.update(items)
+        return result
+
+    def _object(self, old: Any, attributes: dict[str, Any], path: str) -> Any:
+        own = vars(old)
+        for name, state in attributes.items():
+            own[name] = self.write(own.get(name), state, f"{path}.{name}")
+        for name in set(own) - set(attributes):
+            del own[name]
+        return old
+
+
+def _constant(value: Any) -> bool:
+    return isinstance(value, _CONSTANT) or type(value).__module__.startswith(_PICTURES)
+
+
+def _python_object(value: Any) -> bool:
+    """Whether all of an object's state stands in its attributes: its classes are Python's."""
+    if not hasattr(value, "__dict__"):
+        return False
+    classes = type(value).__mro__[:-1]
+    heap_type = 1 << 9  # Py_TPFLAGS_HEAPTYPE: made by a class statement
+    slots = any(vars(cls).get("__slots__") for cls in classes)
+    return not slots and all(cls.__flags__ & heap_type for cls in classes)
+
+
+def _plain_generator(state: Any) -> Any:
+    """A generator's state, in which NumPy's own numbers become Python's; arrays stay."""
+    if isinstance(state, dict):
+        return {name: _plain_generator(part) for name, part in state.items()}
+    return state.item() if isinstance(state, np.generic) else state
+
+
+def _bit_generator(name: str) -> np.random.BitGenerator:
+    if name not in _GENERATORS:
+        raise UnknownStateError(f"there is no random generator {name!r}")
+    made: np.random.BitGenerator = getattr(np.random, name)()
+    return made
+
+
+def _is(value: Any, kind: str) -> bool:
+    """Whether a value is of a simulator's class, without importing the simulator."""
+    module, _, name = kind.rpartition(".")
+    cls = getattr(sys.modules.get(module), name, None)
+    return cls is not None and isinstance(value, cls)
+
+
+def _read_mujoco(data: Any) -> Any:
+    """Every array of an MjData.
+
+    Its integration state alone would not do: Ant, Humanoid and Reacher observe arrays that were
+    derived in the substep before the last.
+    """
+    import mujoco
+
+    spec = mujoco.mjtState.mjSTATE_INTEGRATION
+    state = np.empty(mujoco.mj_stateSize(data.model, spec))
+    mujoco.mj_getState(data.model, data, state, spec)
+    return {"state": state, "arrays": {k: v.copy() for k, v in _mujoco_arrays(data).items()}}
+
+
+def _write_mujoco(data: Any, content: Any) -> None:
+    import mujoco
+
+    spec = mujoco.mjtState.mjSTATE_INTEGRATION
+    mujoco.mj_setState(data.model, data, content["state"], spec)
+    mujoco.mj_forward(data.model, data)  # sizes what depends on the contacts
+    mine = _mujoco_arrays(data)
+    for name, array in content["arrays"].items():
+        if name in mine and mine[name].shape == array.shape:
+            mine[name][...] = array
+    mujoco.mj_setState(data.model, data, content["state"], spec)
+
+
+def _mujoco_arrays(data: Any) -> dict[str, np.ndarray]:
+    found = {}
+    for name in dir(data):
+        if not name.startswith("_"):
+            value = getattr(data, name, None)
+            if isinstance(value, np.ndarray) and value.flags.writeable and value.size:
+                found[name] = value
+    return found
+
+
+def _read_ale(ale: Any) -> Any:
+    return np.frombuffer(ale.cloneState(include_rng=True).__getstate__(), np.uint8).copy()
+
+
+def _write_ale(ale: Any, content: Any) -> None:
+    import ale_py
+
+    state = ale_py.ALEState.__new__(ale_py.ALEState)
+    state.__setstate__(content.tobytes())
+    ale.restoreState(state)
+
+
+def _model_is_constant(_model: Any) -> Any:
+    return None
+
+
+def _same_model(_model: Any, _content: Any) -> None:
+    """An MjModel is what the environment was made with."""
+
+
+_SIMULATORS: dict[str, tuple[Callable[[Any], Any], Callable[[Any, Any], None]]] = {
+    "mujoco.MjData": (_read_mujoco, _write_mujoco),
+    "mujoco.MjModel": (_model_is_constant, _same_model),
+    "ale_py.ALEInterface": (_read_ale, _write_ale),
+}
+
+
+def find_fault(make: MAKE, about_to_step: Callable[[], None] = lambda: None) -> str | None:
+    """Why the state of these environments can't be carried over; None where it can.
+
+    Captures one environment in mid-episode, restores it into another, which has been elsewhere
+    meanwhile, and steps the two side by side, across a reset: every number must have equal bits.
+
+    Args:
+        make: gives an environment.
+        about_to_step: called before each step.
+    """
+    first, second = make(), make()
+    try:
+        first.reset(seed=1)
+        second.reset(seed=2)
+        actions = first.action_space
+        actions.seed(3)
+        began = time.perf_counter()
+        for env, steps in ((first, 40), (second, 7)):
+            for _ in range(steps):
+                about_to_step()
+                _step(env, actions.sample())
+                if time.perf_counter() - began > SCRATCH_SECONDS:
+                    break
+        state = capture(first)
+        if size_of(state) > LARGEST:
+            return f"its state takes {size_of(state) / 2**20:.0f} MiB"
+        restore(second, state)
+        began = time.perf_counter()
+        for number in range(200):
+            about_to_step()
+            action = actions.sample()
+            if not _equal(_step(first, action), _step(second, action)):
+                return f"{number + 1} steps later a restored one differs from the one it was"
+            if time.perf_counter() - began > SCRATCH_SECONDS:
+                break
+        resets = first.reset()[0], second.reset()[0]
+        if not _equal(*resets) or not _equal(_step(first, action), _step(second, action)):
+            return "after its reset a restored one differs from the one it was"
+        return None
+    except UnknownStateError as error:
+        return str(error)
+    except Exception as error:
+        return f"{type(error).__name__}: {error}"
+    finally:
+        first.close()
+        second.close()
+
+
+def _step(env: gym.Env[Any, Any], action: Any) -> Any:
+    observation, reward, terminated, truncated, _ = env.step(action)
+    if terminated or truncated:
+        return observation, reward, terminated, truncated, env.reset()[0]
+    return observation, reward, terminated, truncated
+
+
+def _equal(one: Any, other: Any) -> bool:
+    """Whether two results of an environment have equal bits; nests as observations do."""
+    if isinstance(one, tuple):
+        return len(one) == len(other) and all(map(_equal, one, other))
+    if isinstance(one, dict):
+        return set(one) == set(other) and all(_equal(one[k], other[k]) for k in one)
+    first, second = np.asarray(one), np.asarray(other)
+    return first.dtype == second.dtype and first.tobytes() == second.tobytes()
+
+
+def size_of(state: Any) -> int:
+    """Bytes of all arrays in a captured state."""
+    if isinstance(state, np.ndarray):
+        return state.nbytes
+    if isinstance(state, dict):
+        return sum(map(size_of, state.values()))
+    return sum(map(size_of, state)) if isinstance(state, list) else 0

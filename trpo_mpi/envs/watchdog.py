@@ -1,0 +1,58 @@
+"""Ends the job when an environment hangs: its rank would wait for ever, and all others for it."""
+
+import faulthandler
+import os
+import sys
+import threading
+import time
+
+from trpo_mpi.parallel import startup
+
+
+class Watchdog:
+    """Looks, from a thread of its own, how long the present call into an environment has taken.
+
+    Args:
+        seconds: the longest it may take; None looks after nothing.
+    """
+
+    def __init__(self, seconds: float | None = None) -> None:
+        self._limit = seconds
+        self._column = self._step = 0
+        self._since: float | None = None
+        if seconds is not None:
+            threading.Thread(target=self._look, args=(seconds,), daemon=True).start()
+
+    def watch(self, column: int, step: int) -> None:
+        """A call into the environment of a column begins."""
+        self._column, self._step = column, step
+        self._since = time.monotonic()
+
+    def idle(self) -> None:
+        """No environment is being called."""
+        self._since = None
+
+    def _look(self, limit: float) -> None:
+        pause = min(1.0, limit / 4)
+        while True:
+            time.sleep(pause)
+            since = self._since
+            if since is not None and time.monotonic() - since > limit:
+                self._end(limit)
+            # A call into C that keeps Python's lock stops this thread as well: then a timer
+            # that needs no lock shows where it hangs.
+            if since is None:
+                faulthandler.cancel_dump_traceback_later()
+            else:
+                faulthandler.dump_traceback_later(limit + 2 * pause, exit=True)
+
+    def _end(self, limit: float) -> None:
+        _, size, rank = startup.launched()
+        print(
+            f"rank {rank} of {size}: environment {self._column} has not answered for {limit:g} s, "
+            f"in step {self._step} of its episode (--env-timeout); it hangs here:",
+            file=sys.stderr,
+            flush=True,
+        )
+        faulthandler.dump_traceback(all_threads=True)
+        os._exit(1)  # the launcher ends the other ranks; MPI may be called by the main thread only

@@ -1,0 +1,193 @@
+"""Checkpoints: all that a run carries from one iteration to the next, written down by rank 0.
+
+    runs/Hopper-v4-default-s0/
+        model.zip               the policy as it is now
+        checkpoints/
+            00000480.zip        after iteration 480; the newest three are kept
+            00000960.zip
+            00001440.zip
+            best.zip            a model: that of the highest mean return of 100 episodes
+
+A checkpoint is a model file with more members: `settings.json`, `state` and `columns/0` to
+`columns/C-1`, and the best model so far under `best/`. Each has a checksum, and the whole appears
+under its name only when it is on the disk.
+"""
+
+import contextlib
+import dataclasses
+import json
+import sys
+import time
+import zipfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from trpo_mpi.config import NOT_THE_RESULT, Config, flag
+from trpo_mpi.errors import UsageError
+from trpo_mpi.run_directory import archive, model_file
+from trpo_mpi.run_directory.model_file import CHECKPOINTS, Model, NewerFormatError
+
+FORMAT = 1
+KEPT = 3
+INTERVAL = 60.0
+"""Seconds between checkpoints, unless --checkpoint-every says otherwise."""
+SHARE = 0.01
+"""Largest share of the time that they may take then."""
+
+
+@dataclass
+class Checkpoint:
+    """A checkpoint in memory; see `Trainer.resume`."""
+
+    path: Path
+    settings: Config
+    """Those of the run, its grid filled in."""
+    model: Model
+    best: Model | None
+    state: dict[str, Any]
+    columns: list[Any]
+
+    @property
+    def iteration(self) -> int:
+        """The iteration after which it was taken."""
+        return int(self.state["counters"]["iteration"])
+
+    def defaults(self) -> Config:
+        """Settings where the command line says nothing: the run's, but for those of one start."""
+        carried = {f.name for f in dataclasses.fields(Config)} - NOT_THE_RESULT | {"num_timesteps"}
+        return Config(**{name: getattr(self.settings, name) for name in carried})
+
+    def check(self, config: Config) -> None:
+        """Raise `UsageError` for the first setting that would change the result."""
+        for field in dataclasses.fields(Config):
+            its, now = getattr(self.settings, field.name), getattr(config, field.name)
+            if its == now or field.name in NOT_THE_RESULT:
+                continue
+            what = f"{flag(field.name)} is {now}, but the run of {self.path} has {its}"
+            if field.name == "num_envs":
+                raise UsageError(f"{what}; a run keeps its environments")
+            if not config.allow_changes:
+                raise UsageError(f"{what}; leave it at that, or say --allow-changes")
+
+
+class CheckpointWriter:
+    """Writes the checkpoints of one run, and says when the next is due; for rank 0.
+
+    Args:
+        run: the run directory.
+        settings: those of the run, its grid filled in.
+    """
+
+    def __init__(self, run: Path, settings: Config) -> None:
+        self._run = run
+        self._folder = run / CHECKPOINTS
+        self._settings = settings
+        self._last = time.monotonic()
+        self.cost = 0.0
+        """Seconds that the last one took, its collection from the ranks included."""
+        self._best: Model | None = None
+
+    def due(self, iteration: int) -> bool:
+        """Whether there should be one after this iteration."""
+        every = self._settings.checkpoint_every
+        if every is not None:
+            return iteration % every == 0
+        return time.monotonic() - self._last > max(INTERVAL, self.cost / SHARE)
+
+    def write(
+        self,
+        model: Model,
+        best: Model | None,
+        state: dict[str, Any],
+        columns: Sequence[bytes],
+        began: float,
+    ) -> None:
+        """Write one, and model.zip; then remove those that are no longer kept.
+
+        Args:
+            model, best, state, columns: as in `Checkpoint`; each column packed.
+            began: `time.monotonic()` at which its collection began.
+
+        Raises `OSError`; then all older files are as they were.
+        """
+        self._folder.mkdir(exist_ok=True)
+        members = model_file.members(model)
+        header = {
+            "format": FORMAT,
+            "columns": len(columns),
+            "best": best is not None,
+            "settings": dataclasses.asdict(self._settings),
+        }
+        whole = members | {"settings.json": (json.dumps(header, indent=1) + "\n").encode()}
+        whole |= {"state": archive.pack(state)}
+        whole |= {f"columns/{i}": content for i, content in enumerate(columns)}
+        if best is not None:
+            whole |= {f"best/{name}": x for name, x in model_file.members(best).items()}
+        with archive.whole_file(self._folder / f"{state['counters']['iteration']:08d}.zip") as file:
+            archive.write(file, whole)
+        with archive.whole_file(self._run / "model.zip") as file:
+            archive.write(file, members)
+        if best is not None and best is not self._best:
+            model_file.save(self._folder / "best.zip", best)
+            self._best = best
+        for old in numbered(self._run)[KEPT:]:
+            old.unlink()
+        self._last = time.monotonic()
+        self.cost = self._last - began
+
+    def postpone(self) -> None:
+        """Try again only when the next is due."""
+        self._last = time.monotonic()
+
+
+def numbered(run: Path) -> list[Path]:
+    """The checkpoints of a run directory, the newest first."""
+    found = [p for p in (run / CHECKPOINTS).glob("*.zip") if p.stem.isdecimal()]
+    return sorted(found, key=lambda p: int(p.stem), reverse=True)
+
+
+def newest(run: Path) -> Checkpoint | None:
+    """The newest whole checkpoint of a run; damaged ones are stepped over with a warning.
+
+    Removes what a write that was cut short has left. Raises `UsageError` where one has been
+    written by a later version of this package.
+    """
+    for path in [*run.glob(".*.tmp"), *(run / CHECKPOINTS).glob(".*.tmp")]:
+        with contextlib.suppress(OSError):
+            path.unlink()
+    for path in numbered(run):
+        try:
+            return read(path)
+        except NewerFormatError as error:
+            raise UsageError(f"--resume: {path} {error}") from None
+        except archive.DAMAGE as error:
+            print(f"warning: {path} is damaged and left out: {error}", file=sys.stderr, flush=True)
+    return None
+
+
+def read(path: Path) -> Checkpoint:
+    """One checkpoint.
+
+    Raises `NewerFormatError`, or one of `archive.DAMAGE` where it is not whole.
+    """
+    with zipfile.ZipFile(path) as file:
+        header = json.loads(file.read("settings.json"))
+        if header["format"] > FORMAT:
+            raise NewerFormatError(
+                f"has format {header['format']}; this version reads up to {FORMAT}"
+            )
+        known = {field.name for field in dataclasses.fields(Config)}
+        given = {name: x for name, x in header["settings"].items() if name in known}
+        given = {name: tuple(x) if isinstance(x, list) else x for name, x in given.items()}
+        settings = Config(**given)
+        settings.validate()
+        return Checkpoint(
+            path,
+            settings,
+            model_file.read(file),
+            model_file.read(file, "best/") if header["best"] else None,
+            archive.unpack(file.read("state")),
+            [archive.unpack(file.read(f"columns/{i}")) for i in range(header["columns"])],
+        )

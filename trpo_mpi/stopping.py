@@ -1,0 +1,72 @@
+"""When a run is asked to stop before its end: signals, and the time that its job has."""
+
+import os
+import signal
+import time
+import types
+from collections.abc import Mapping
+
+from trpo_mpi.parallel import startup
+
+STOPPED = 75
+"""Exit code of a run that stopped with a checkpoint: EX_TEMPFAIL, start me again."""
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)
+ONE_CTRL_C = 1.0
+"""Seconds in which a rank may get one Ctrl-C twice, from the terminal and from its launcher."""
+RESERVE = 10.0
+"""Seconds kept for the end of a job, beside what an iteration and a checkpoint take."""
+
+
+class StopRequest:
+    """Notes the first signal that asks this rank to stop. A second Ctrl-C ends it at once."""
+
+    def __init__(self) -> None:
+        self.signal = 0
+        self._when = 0.0
+        for number in SIGNALS:
+            signal.signal(number, self._note)
+
+    def _note(self, number: int, _frame: types.FrameType | None) -> None:
+        now = time.monotonic()
+        if not self.signal:
+            self.signal, self._when = number, now
+            if startup.launched()[2] == 0:
+                name = signal.Signals(number).name
+                again = "; Ctrl-C again to stop at once" if number == signal.SIGINT else ""
+                # Not by print: a handler may interrupt another print.
+                os.write(2, f"\n{name}: stopping after this iteration{again}\n".encode())
+        elif number == signal.SIGINT and now - self._when > ONE_CTRL_C:
+            os._exit(128 + number)
+
+
+class TimeLimit:
+    """The end of the time that this start has.
+
+    Args:
+        hours: from the start of the process; None where there is no limit.
+    """
+
+    def __init__(self, hours: float | None, environ: Mapping[str, str] = os.environ) -> None:
+        ends = []
+        if hours is not None:
+            ends.append(_process_start() + 3600 * hours)
+        if environ.get("SLURM_JOB_END_TIME", "").isdecimal():
+            ends.append(float(environ["SLURM_JOB_END_TIME"]))
+        self._end = min(ends, default=float("inf"))
+
+    def near(self, iteration_seconds: float, checkpoint_seconds: float) -> bool:
+        """Whether there may be no time for more than one further iteration and a checkpoint."""
+        needed = 2 * (iteration_seconds + checkpoint_seconds) + RESERVE
+        return time.time() + needed > self._end
+
+
+def _process_start() -> float:
+    """When this process began, in seconds since the epoch."""
+    try:
+        with open("/proc/self/stat", encoding="ascii") as file:
+            ticks = int(file.read().rpartition(")")[2].split()[19])
+        with open("/proc/uptime", encoding="ascii") as file:
+            up = float(file.read().split()[0])
+        return time.time() - up + ticks / os.sysconf("SC_CLK_TCK")
+    except (OSError, ValueError, IndexError):
+        return time.time()
