@@ -1,5 +1,6 @@
 """Environments whose right answers are known, as `toy_envs:Counter-v0` and so on."""
 
+import itertools
 import os
 import time
 from pathlib import Path
@@ -75,8 +76,8 @@ class Noisy(Counter):
 class Faulty(Noisy):
     """Goes wrong at step FAULT_STEP, in environment number FAULT_MADE (from 0) of rank FAULT_RANK.
 
-    FAULT says how: `raise`, or `observation`, `reward`, `final` for a NaN there. The time at
-    which it does is left in the file FAULT_TIME.
+    FAULT says how: `raise`, `hang`, `shape` of an observation, or `observation`, `reward` for a NaN
+    there. The time at which it does is left in the file FAULT_TIME.
     """
 
     made = 0
@@ -97,11 +98,27 @@ class Faulty(Noisy):
             Path(os.environ["FAULT_TIME"]).write_text(str(time.time()), encoding="utf-8")
             if self.fault == "raise":
                 raise ValueError("the toy broke")
-            if self.fault == "reward":
+            if self.fault == "hang":
+                time.sleep(1000)
+            if self.fault == "shape":
+                observation = observation[:2]
+            elif self.fault == "reward":
                 reward = np.nan
             else:
                 observation[1] = np.nan
         return observation, reward, *rest
+
+
+class Stateless(Counter):
+    """Keeps what it counts where nothing can read it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.ticks = iter(itertools.count())
+
+    def step(self, action: Any) -> Step:
+        next(self.ticks)
+        return super().step(action)
 
 
 class Strange(Counter):
@@ -115,6 +132,6 @@ class Strange(Counter):
             self.action_space = gym.spaces.MultiBinary(2)
 
 
-for toy in (Counter, Plain, Constant, Noisy, Faulty, Strange):
+for toy in (Counter, Plain, Constant, Noisy, Faulty, Stateless, Strange):
     name = toy.__name__
     gym.register(f"{name}-v0", f"{__name__}:{name}", order_enforce=False, disable_env_checker=True)

@@ -45,7 +45,9 @@ class Evaluation:
     """
 
     run: Annotated[Positional[str], arg(metavar="DIR")]
-    """A run directory, or a model.zip."""
+    """A run directory, a model.zip or a checkpoint."""
+    which: str = "latest"
+    """Of a run directory: latest, best, or the iteration of a checkpoint."""
     episodes: Count = 100
     """Episodes to play, over all ranks."""
     deterministic: bool = False
@@ -64,7 +66,7 @@ def main() -> int:
     settings = parse(Evaluation, "evaluate")
     check_ranges(settings)
     comm = startup.connect()
-    model = comm.on_root(lambda: _load(settings.run))
+    model = comm.on_root(lambda: _load(settings.run, settings.which))
     quiet_gymnasium()  # rank 0 has just said, once, what there is to say of this environment
     env = comm.everywhere(lambda: make_env(model.env))
     results = evaluate(settings, model, env, comm)
@@ -76,9 +78,9 @@ def main() -> int:
     return 0
 
 
-def _load(run: str) -> Model:
+def _load(run: str, which: str) -> Model:
     """The model, if its environment can be made and is still what it was trained on."""
-    model = model_file.load(run, "DIR")
+    model = model_file.load(run, "DIR", which)
     try:
         spaces = check_env(model.env)
     except UsageError as error:

@@ -45,13 +45,14 @@ def main(module: str) -> int:
         found.check(config)
     grid = batch_grid(config, comm.size)
     comm = comm.with_columns(grid.num_envs)
-    spaces, fault = comm.on_root(lambda: _try_env(config))
-    quiet_gymnasium()  # on the other ranks as well
     start = None
     if config.load is not None and found is None:
         source, which = config.load, config.which
         start = comm.on_root(lambda: model_file.load(source, "--load", which))
-        start.check_fits(config, spaces, f"--load {source}")
+    spaces, fault = comm.on_root(lambda: _try_env(config))
+    quiet_gymnasium()  # on the other ranks as well
+    if start is not None:
+        start.check_fits(config, spaces, f"--load {config.load}")
     if found is not None:
         found.model.check_fits(config, spaces, f"--resume {found.path}")
     envs = comm.everywhere(lambda: _make_envs(config, comm, fault is None))

@@ -6,4 +6,5 @@ In runs/Hopper-v4-default-s0, by default:
 - progress.csv: a row an iteration
 - monitor.csv: a row a finished episode
 - model.zip: the policy with its normaliser
+- checkpoints/: all that going on takes; see `checkpoint`
 """
