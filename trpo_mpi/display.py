@@ -10,6 +10,7 @@ from tqdm import tqdm
 
 from trpo_mpi import __version__
 from trpo_mpi.config import Config, Grid
+from trpo_mpi.parallel import startup
 from trpo_mpi.run_directory.checkpoint import Checkpoint
 
 HEADER = "iteration  time steps     return    length       kl  expl.var  steps/s  time left"
@@ -72,7 +73,8 @@ class Display:
         self._total = num_timesteps
         self._lines = 0
         self._bar: tqdm[Any] | None = None
-        if sys.stdout.isatty():
+        # Open MPI gives its ranks a terminal of its own, whatever its own output goes to.
+        if sys.stdout.isatty() and startup.launched()[1] == 1:
             self._bar = tqdm(
                 total=num_timesteps,
                 initial=done,

@@ -10,7 +10,7 @@ from trpo_mpi.parallel import startup
 
 STOPPED = 75
 """Exit code of a run that stopped with a checkpoint: EX_TEMPFAIL, start me again."""
-SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)
+SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)
 ONE_CTRL_C = 1.0
 """Seconds in which a rank may get one Ctrl-C twice, from the terminal and from its launcher."""
 RESERVE = 10.0
@@ -18,13 +18,20 @@ RESERVE = 10.0
 
 
 class StopRequest:
-    """Notes the first signal that asks this rank to stop. A second Ctrl-C ends it at once."""
+    """Notes the first signal that asks this rank to stop.
+
+    From the first moment: one that comes before the first iteration is heeded after it.
+    """
 
     def __init__(self) -> None:
         self.signal = 0
         self._when = 0.0
         for number in SIGNALS:
             signal.signal(number, self._note)
+
+    def heed_ctrl_c(self) -> None:
+        """From now on the first Ctrl-C is such a signal, too; a second ends the rank at once."""
+        signal.signal(signal.SIGINT, self._note)
 
     def _note(self, number: int, _frame: types.FrameType | None) -> None:
         now = time.monotonic()

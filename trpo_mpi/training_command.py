@@ -35,6 +35,7 @@ if TYPE_CHECKING:
 
 def main(module: str) -> int:
     """Train as the command line of `python -m trpo_mpi.<module>` says; gives the exit code."""
+    asked = StopRequest()
     config = parse(Config, module)
     config.validate()
     comm = startup.connect()
@@ -78,7 +79,7 @@ def main(module: str) -> int:
     if comm.is_root:
         directory.write_config(path, config, machine, resumes)
         print(f"writing to {path}", flush=True)
-    return _Run(trainer, path, comm).train()
+    return _Run(trainer, path, comm, asked).train()
 
 
 def _find(config: Config) -> Checkpoint | None:
@@ -114,9 +115,11 @@ def _make_envs(config: Config, comm: Communicator, carry: bool) -> ColumnEnvs:
 class _Run:
     """The loop around the trainer: what is written and shown, and when it ends."""
 
-    def __init__(self, trainer: "Trainer", path: Path, comm: Communicator) -> None:
-        self._trainer, self._path, self._comm = trainer, path, comm
-        self._asked = StopRequest()
+    def __init__(
+        self, trainer: "Trainer", path: Path, comm: Communicator, asked: StopRequest
+    ) -> None:
+        self._trainer, self._path, self._comm, self._asked = trainer, path, comm, asked
+        asked.heed_ctrl_c()
         config, counters = trainer.config, trainer.counters
         if comm.is_root:
             kept = (counters.iteration, counters.episodes) if counters.iteration else (None, None)
@@ -196,12 +199,14 @@ class _Run:
 
     def _ending(self, reason: str) -> str:
         counters = self._trainer.counters
-        again = f"\nto go on: the same command with --resume {self._path}"
-        return (
-            f"{reason}: {counters.timesteps:,} time steps, {counters.episodes:,} episodes, "
-            f"mean return of the last {len(counters.returns)}: {counters.return_mean:.1f}\n"
-            f"results are in {self._path}" + (again if reason.startswith("stopped") else "")
-        )
+        words = f"{reason}: {counters.timesteps:,} time steps, {counters.episodes:,} episodes"
+        if counters.returns:
+            mean, latest = counters.return_mean, len(counters.returns)
+            words += f", mean return of the last {latest}: {mean:.1f}"
+        words += f"\nresults are in {self._path}"
+        if reason.startswith("stopped"):
+            words += f"\nto go on: the same command with --resume {self._path}"
+        return words
 
 
 def _check(trainer: "Trainer", comm: Communicator) -> int:

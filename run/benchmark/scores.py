@@ -2,10 +2,10 @@
 
     python run/benchmark/scores.py --runs DIR --results run/benchmark/results/mujoco --jobs 2
 
-Trains every environment with every seed (one rank a run, `--jobs` runs at a time; finished runs
-under --runs are kept), plays 100 episodes in both modes, and writes to --results: `scores.csv` (a
-row a run), `scores.md` (means with 95 % bootstrap intervals over seeds), each run's progress.csv
-thinned to every tenth row, and the learning curves.
+Trains every environment with every seed (one rank a run, `--jobs` runs at a time) and plays 100
+episodes in both modes. Of each run --results keeps a directory with its scores, its settings and
+every tenth row of its progress.csv; a run that has one is not made again, one that was cut off goes
+on. Then come `scores.md` (means with 95 % bootstrap intervals over seeds) and the learning curves.
 """
 
 import argparse
@@ -15,6 +15,7 @@ import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -43,30 +44,29 @@ def returns(path: Path, column: str) -> list[float]:
         return [float(row[column]) for row in csv.DictReader(x for x in file if x[0] != "#")]
 
 
-def one(env: str, seed: int, runs: Path, results: Path, steps: int) -> dict[str, object]:
-    """Train and evaluate one run, or read what an earlier call left; its row of scores.csv."""
-    place = runs / f"{env}-s{seed}"
-    score = place / "score.json"
-    if not score.exists():
-        place.mkdir(parents=True, exist_ok=True)
-        log = runs / f"{env}-s{seed}.log"
+def one(env: str, seed: int, runs: Path, results: Path, steps: int) -> dict[str, Any]:
+    """Train and evaluate one run, or read what an earlier call left; its scores."""
+    kept = results / f"{env}-s{seed}"
+    if not (kept / "scores.json").exists():
+        place, log = runs / kept.name, runs / f"{kept.name}.log"
         arguments = ["--env", env, "--seed", str(seed), "--num-timesteps", str(steps)]
-        run("run_mujoco", *arguments, "--outdir", str(place), log=log)
-        row: dict[str, object] = {"env": env, "seed": seed}
-        row["training"] = np.mean(returns(place / "monitor.csv", "r")[-100:])
+        run("run_mujoco", *arguments, "--outdir", str(place), "--resume", "auto", log=log)
+        scores = {"env": env, "seed": seed}
+        scores["training"] = np.mean(returns(place / "monitor.csv", "r")[-100:])
         for mode in MODES[1:]:
             flags = ["--deterministic"] if mode == "deterministic" else []
             run("evaluate", str(place), "--episodes", "100", *flags, log=log)
-            row[mode] = np.mean(returns(place / "evaluation.csv", "return"))
+            scores[mode] = np.mean(returns(place / "evaluation.csv", "return"))
+        scores["seconds"] = returns(place / "progress.csv", "seconds")[-1]
+        kept.mkdir(exist_ok=True)
         config = json.loads((place / "config.json").read_text())
-        row["git_commit"] = config["git_commit"]
-        row["cpu"] = config["cpu"]
-        row["seconds"] = returns(place / "progress.csv", "seconds")[-1]
-        score.write_text(json.dumps(row))
-    lines = (place / "progress.csv").read_text().splitlines(keepends=True)
-    thinned = [lines[0], *lines[1:-1:10], lines[-1]]
-    (results / f"{env}-s{seed}.csv").write_text("".join(thinned))
-    result: dict[str, object] = json.loads(score.read_text())
+        config = {name: config[name] for name in ("settings", "recipe", "git_commit", "cpu")}
+        config["settings"] |= {"outdir": None}
+        (kept / "config.json").write_text(json.dumps(config, indent=1) + "\n")
+        lines = (place / "progress.csv").read_text().splitlines(keepends=True)
+        (kept / "progress.csv").write_text("".join([lines[0], *lines[1:-1:10], lines[-1]]))
+        (kept / "scores.json").write_text(json.dumps(scores) + "\n")
+    result: dict[str, Any] = json.loads((kept / "scores.json").read_text())
     return result
 
 
@@ -94,10 +94,6 @@ def main() -> None:
     with ThreadPoolExecutor(options.jobs) as pool:
         where = (options.runs, options.results, options.steps)
         rows = list(pool.map(lambda job: one(*job, *where), jobs))
-    with open(options.results / "scores.csv", "w", newline="") as file:
-        writer = csv.DictWriter(file, list(rows[0]), lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rows)
     table = "| environment | training | stochastic | deterministic | Baselines, training |\n"
     table += "|---|---|---|---|---|\n"
     for env in options.envs:
@@ -106,7 +102,7 @@ def main() -> None:
         table += f"| {env} | {' | '.join(cells)} | {BASELINES.get(env, '')} |\n"
     (options.results / "scores.md").write_text(table)
     print(table)
-    places = [str(options.runs / f"{env}-s{seed}") for env, seed in jobs]
+    places = [str(options.results / f"{env}-s{seed}") for env, seed in jobs]
     output = ["--output", str(options.results / "curves.png")]
     run("plot", *places, *output, log=options.runs / "plot.log")
 
