@@ -1,0 +1,87 @@
+"""progress.csv and monitor.csv: every row once, whatever the disk does."""
+
+import errno
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from trpo_mpi.run_directory.progress import COLUMNS, GrowingFile, MonitorFile, ProgressFile
+
+
+class Disk:
+    """Stands between a `GrowingFile` and its file, and is full after `room` bytes."""
+
+    def __init__(self, file: Any, room: int) -> None:
+        self._file, self.room = file, room
+
+    def write(self, content: memoryview) -> int:
+        if self.room == 0:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        part = content[: self.room]
+        self.room -= len(part)
+        return int(self._file.write(part))
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._file, name)
+
+
+def test_a_full_disk_cuts_no_row_and_loses_none(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "file.csv"
+    file = GrowingFile(path, "a,b\n")
+    file.write("1,2\n")
+    disk = file._file = Disk(file._file, 6)
+    file.write("3,4\n")
+    file.write("5,6\n")  # half of it fits
+    file.write("7,8\n")
+    assert path.read_text() == "a,b\n1,2\n3,4\n"
+    assert capsys.readouterr().err.count("\n") == 1
+    with pytest.raises(OSError, match="No space left"):
+        file.sync()
+    disk.room = 1000
+    file.write("9,10\n")
+    assert path.read_text() == "a,b\n1,2\n3,4\n5,6\n7,8\n9,10\n"
+    assert capsys.readouterr().err == ""
+
+
+def test_a_resumed_file_keeps_what_the_checkpoint_has_seen(tmp_path: Path) -> None:
+    first = ProgressFile(tmp_path)
+    monitor = MonitorFile(tmp_path, "Toy-v0")
+    for number in range(1, 6):
+        first.add({"iteration": number})
+        monitor.add([(float(number), 10), (0.5, 3)])
+    head = (tmp_path / "monitor.csv").read_text().splitlines()[0]
+    with open(tmp_path / "progress.csv", "a") as file:
+        file.write("6,1")  # a row that a kill has cut
+    second = ProgressFile(tmp_path, 3)
+    second.add({"iteration": 4})
+    again = MonitorFile(tmp_path, "Toy-v0", 6)
+    again.add([(4.0, 11)])
+    lines = (tmp_path / "progress.csv").read_text().splitlines()
+    assert lines[0] == ",".join(COLUMNS)
+    assert [line.split(",")[0] for line in lines[1:]] == ["1", "2", "3", "4"]
+    lines = (tmp_path / "monitor.csv").read_text().splitlines()
+    assert lines[0] == head
+    assert [line.rpartition(",")[0] for line in lines[1:]] == [
+        "r,l",
+        *("1.0,10", "0.5,3", "2.0,10", "0.5,3", "3.0,10", "0.5,3"),
+        "4.0,11",
+    ]
+
+
+def test_files_that_have_gone_or_lost_rows_are_said_to_have(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    ProgressFile(tmp_path, 3).add({"iteration": 4})
+    assert "progress.csv is gone and begins anew" in capsys.readouterr().err
+    ProgressFile(tmp_path, 3).add({"iteration": 4})
+    assert "progress.csv has lost rows" in capsys.readouterr().err
+
+
+def test_a_new_run_puts_an_old_file_aside(tmp_path: Path) -> None:
+    (tmp_path / "progress.csv").write_text("precious\n")
+    ProgressFile(tmp_path)
+    assert (tmp_path / "progress.csv.old").read_text() == "precious\n"
+    assert (tmp_path / "progress.csv").read_text() == ",".join(COLUMNS) + "\n"

@@ -1,0 +1,68 @@
+"""Signals that ask a run to stop, and the end of its time."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+
+import pytest
+from conftest import environment
+
+from trpo_mpi.stopping import SIGNALS, StopRequest, TimeLimit
+
+
+@pytest.fixture(autouse=True)
+def _as_it_was() -> Iterator[None]:
+    """Give every signal back to whom it belonged."""
+    before = {number: signal.getsignal(number) for number in (*SIGNALS, signal.SIGINT)}
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
+@pytest.mark.parametrize("number", [*SIGNALS, signal.SIGINT])
+def test_the_first_signal_is_noted(number: int, capfd: pytest.CaptureFixture[str]) -> None:
+    asked = StopRequest()
+    asked.heed_ctrl_c()
+    assert asked.signal == 0
+    os.kill(os.getpid(), number)
+    os.kill(os.getpid(), signal.SIGTERM)  # as Slurm does, at the end of the time of grace
+    assert asked.signal == number
+    assert capfd.readouterr().err.count("stopping after this iteration") == 1
+
+
+SCRIPT = """
+import os, signal, sys, time
+from trpo_mpi.stopping import StopRequest
+asked = StopRequest()
+asked.heed_ctrl_c()
+for pause in map(float, sys.argv[1:]):
+    os.kill(os.getpid(), signal.SIGINT)
+    time.sleep(pause)
+print("went on")
+"""
+
+
+@pytest.mark.parametrize(("pauses", "code"), [((0.1, 0.1, 0.1), 0), ((1.1, 0.1), 130)])
+def test_a_second_ctrl_c_ends_it(pauses: tuple[float, ...], code: int) -> None:
+    """But not the same one, that comes from the terminal and from the launcher."""
+    command = [sys.executable, "-c", SCRIPT, *map(str, pauses)]
+    result = subprocess.run(command, env=environment(), capture_output=True, text=True, check=False)
+    assert result.returncode == code
+    assert ("went on" in result.stdout) == (code == 0)
+    assert "Traceback" not in result.stderr
+
+
+def test_time_limits() -> None:
+    assert not TimeLimit(None, {}).near(1e9, 1e9)
+    soon = str(int(time.time()) + 100)
+    assert not TimeLimit(None, {"SLURM_JOB_END_TIME": soon}).near(20, 10)
+    assert TimeLimit(None, {"SLURM_JOB_END_TIME": soon}).near(40, 10)
+    assert TimeLimit(10, {"SLURM_JOB_END_TIME": soon}).near(40, 10)  # the nearer one counts
+    assert not TimeLimit(10, {}).near(40, 10)
+    # Hours count from the start of this process, which is seconds ago and not hours.
+    assert TimeLimit(1e-9, {}).near(0, 0)
+    assert not TimeLimit(1, {}).near(0, 0)
+    assert not TimeLimit(None, {"SLURM_JOB_END_TIME": "never"}).near(1, 1)
