@@ -1,3 +1,4 @@
+# shellcheck shell=sh
 # make_environment DIR EXTRAS: a virtual environment with this checkout in it.
 #
 # For scripts that work in the checkout's root and say `. run/environment.sh`. An environment that

@@ -54,10 +54,14 @@ class Critic:
         chosen = tf.TensorSpec([self._padded_rows], tf.int32)
         weight = tf.TensorSpec([self._padded_rows], tf.float32)
         self._gradient_kernel = tf.function(
-            self._gradient, input_signature=[flat, batch, numbers, chosen, weight]
+            self._gradient,
+            input_signature=[flat, batch, numbers, chosen, weight],
+            autograph=False,  # it would leave a temporary file
         ).get_concrete_function()
         self._values_kernel = tf.function(
-            self._values, input_signature=[flat, tf.TensorSpec([None, size], tf.float32)]
+            self._values,
+            input_signature=[flat, tf.TensorSpec([None, size], tf.float32)],
+            autograph=False,
         ).get_concrete_function()
 
     def _values(self, phi: tf.Tensor, observations: tf.Tensor) -> tf.Tensor:

@@ -97,7 +97,10 @@ class PolicyKernels:
         fisher_mask = tf.TensorSpec([columns, fisher_steps], tf.float32)
 
         def compiled(function: Callable[..., Any], *signature: tf.TensorSpec) -> Callable[..., Any]:
-            return tf.function(function, input_signature=signature).get_concrete_function()
+            # Without autograph, which would leave a temporary file for each.
+            return tf.function(
+                function, input_signature=signature, autograph=False
+            ).get_concrete_function()
 
         self.gradient = compiled(self._gradient, flat, observations, actions, numbers, numbers)
         self.fisher_product = compiled(
