@@ -144,8 +144,10 @@ def _leave(code: int) -> NoReturn:
     if MPI is not None:
         MPI.COMM_WORLD.Barrier()
         MPI.Finalize()
-    if code and launched()[1] > 1:
-        time.sleep(1.0)  # until the slowest is out of MPI_Finalize, and rank 0 has printed
+    size = launched()[1]
+    if code and size > 1:
+        # Until the slowest is out of MPI_Finalize, and rank 0 has printed.
+        time.sleep(1.0 if size <= (os.cpu_count() or 1) else 3.0)
     os._exit(code)  # past the teardown of TensorFlow and MuJoCo, which has nothing to save
 
 
