@@ -58,16 +58,14 @@ def compare(arguments: str, counts: list[int], tmp_path: Path, python: Run, mpir
             assert given[part] == value, f"{part} on {n} ranks"
 
 
-def test_hopper_has_the_same_bits_on_1_2_3_4_ranks(
-    tmp_path: Path, python: Run, mpirun: Run
-) -> None:
-    compare(HOPPER, [2, 3, 4], tmp_path, python, mpirun)
+def test_hopper_has_the_same_bits_on_1_2_4_ranks(tmp_path: Path, python: Run, mpirun: Run) -> None:
+    compare(HOPPER, [2, 4], tmp_path, python, mpirun)
 
 
-def test_cartpole_dealt_unevenly_has_the_same_bits_on_1_2_3_4_ranks(
+def test_cartpole_dealt_unevenly_has_the_same_bits_on_1_3_ranks(
     tmp_path: Path, python: Run, mpirun: Run
 ) -> None:
-    compare(CARTPOLE, [2, 3, 4], tmp_path, python, mpirun)
+    compare(CARTPOLE, [3], tmp_path, python, mpirun)
 
 
 @pytest.mark.long

@@ -93,7 +93,13 @@ def check_same(run: Path, expected: Path) -> None:
         assert given[part] == value, part
 
 
-@pytest.mark.parametrize("arguments", [HOPPER, CARTPOLE], ids=["Hopper", "CartPole"])
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        pytest.param(HOPPER, id="Hopper"),
+        pytest.param(CARTPOLE, id="CartPole", marks=pytest.mark.long),
+    ],
+)
 def test_stopped_and_resumed_on_4_2_3_and_1_ranks(
     arguments: str, tmp_path: Path, python: Run, mpirun: Run
 ) -> None:
