@@ -5,7 +5,8 @@
 Trains every environment with every seed (one rank a run, `--jobs` runs at a time) and plays 100
 episodes in both modes. Of each run --results keeps a directory with its scores, its settings and
 every tenth row of its progress.csv; a run that has one is not made again, one that was cut off goes
-on. Then come `scores.md` (means with 95 % bootstrap intervals over seeds) and the learning curves.
+on; with `--seeds 0` none is made. Of all that is kept come `scores.md` (means with 95 % bootstrap
+intervals over seeds) and the learning curves.
 """
 
 import argparse
@@ -51,7 +52,7 @@ def one(env: str, seed: int, runs: Path, results: Path, steps: int) -> dict[str,
         place, log = runs / kept.name, runs / f"{kept.name}.log"
         arguments = ["--env", env, "--seed", str(seed), "--num-timesteps", str(steps)]
         run("run_mujoco", *arguments, "--outdir", str(place), "--resume", "auto", log=log)
-        scores = {"env": env, "seed": seed}
+        scores: dict[str, Any] = {"env": env, "seed": seed}
         scores["training"] = np.mean(returns(place / "monitor.csv", "r")[-100:])
         for mode in MODES[1:]:
             flags = ["--deterministic"] if mode == "deterministic" else []
@@ -90,21 +91,26 @@ def main() -> None:
     parser.add_argument("--jobs", type=int, default=2)
     options = parser.parse_args()
     options.results.mkdir(parents=True, exist_ok=True)
+    options.runs.mkdir(parents=True, exist_ok=True)
     jobs = [(env, seed) for seed in range(options.seeds) for env in options.envs]
     with ThreadPoolExecutor(options.jobs) as pool:
         where = (options.runs, options.results, options.steps)
-        rows = list(pool.map(lambda job: one(*job, *where), jobs))
-    table = "| environment | training | stochastic | deterministic | Baselines, training |\n"
-    table += "|---|---|---|---|---|\n"
+        list(pool.map(lambda job: one(*job, *where), jobs))
+    kept = sorted(options.results.glob("*/scores.json"))
+    rows = [json.loads(path.read_text()) for path in kept]
+    table = (
+        "| environment | seeds | training | stochastic | deterministic | Baselines, training |\n"
+    )
+    table += "|---|---|---|---|---|---|\n"
     for env in options.envs:
         own = [row for row in rows if row["env"] == env]
-        cells = [interval([float(str(row[mode])) for row in own]) for mode in MODES]
-        table += f"| {env} | {' | '.join(cells)} | {BASELINES.get(env, '')} |\n"
+        if own:
+            cells = [str(len(own)), *(interval([row[mode] for row in own]) for mode in MODES)]
+            table += f"| {env} | {' | '.join(cells)} | {BASELINES.get(env, '')} |\n"
     (options.results / "scores.md").write_text(table)
     print(table)
-    places = [str(options.results / f"{env}-s{seed}") for env, seed in jobs]
     output = ["--output", str(options.results / "curves.png")]
-    run("plot", *places, *output, log=options.runs / "plot.log")
+    run("plot", *(str(path.parent) for path in kept), *output, log=options.runs / "plot.log")
 
 
 if __name__ == "__main__":
