@@ -47,7 +47,7 @@ def compare(arguments: str, counts: list[int], tmp_path: Path, python: Run, mpir
     assert float(rows[-1]["episodes"]) == len(expected["monitor"]) - 1 > 30
     assert int(rows[-1]["timesteps_per_batch"]) < int(rows[0]["timesteps_per_batch"])
     for n in counts:
-        result = mpirun(n, *command, tmp_path / str(n))
+        result = mpirun(n, *command, tmp_path / str(n), timeout=600)
         assert result.returncode == 0, result.stderr
         # A deprecated environment is said to be so once; nothing else goes there.
         deprecated = "-v4" in arguments
@@ -71,14 +71,16 @@ def test_cartpole_dealt_unevenly_has_the_same_bits_on_1_3_ranks(
 @pytest.mark.long
 @pytest.mark.parametrize(
     "arguments",
-    [HOPPER, CARTPOLE.replace("7 ", "19 ").replace("525", "741"), "--env Humanoid-v4"],
+    [
+        HOPPER,
+        CARTPOLE.replace("7 ", "19 ").replace("525", "741").replace("3000", "4200"),
+        "--env Humanoid-v4 --num-timesteps 12000",
+    ],
     ids=["Hopper", "CartPole", "Humanoid"],
 )
 def test_same_bits_on_16_ranks(arguments: str, tmp_path: Path, python: Run, mpirun: Run) -> None:
     """One environment a rank, an uneven deal, and 17 actions, no multiple of a SIMD width."""
-    if "Humanoid" in arguments:
-        arguments += " --num-timesteps 20000"
-    compare(arguments, [5, 16], tmp_path, python, mpirun)
+    compare(arguments, [16], tmp_path, python, mpirun)
 
 
 def fault(kind: str, tmp_path: Path) -> dict[str, str]:
