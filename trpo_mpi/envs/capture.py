@@ -120,7 +120,7 @@ class _Reader:
                 return {"deque": items, "maxlen": value.maxlen}
             kinds = (list, tuple, set, frozenset)
             kind = next(k for k in kinds if isinstance(value, k))
-            if type(value) is not kind:
+            if type(value) is not kind and not hasattr(value, "_make"):  # a named tuple's
                 raise UnknownStateError(f"{path} is a {type(value).__name__}")
             return {kind.__name__: items}
         for name, (read, _) in _SIMULATORS.items():
@@ -205,6 +205,8 @@ class _Writer:
             ]
             if kind == "deque":
                 return collections.deque(items, state["maxlen"])
+            if hasattr(old, "_make"):
+                return old._make(items)
             return {"list": list, "tuple": tuple, "set": set, "frozenset": frozenset}[kind](items)
         if kind in _SIMULATORS:
             if not _is(old, kind):
@@ -345,8 +347,11 @@ def find_fault(make: MAKE, about_to_step: Callable[[], None] = lambda: None) -> 
         make: gives an environment.
         about_to_step: called before each step.
     """
-    first, second = make(), make()
+    made: list[gym.Env[Any, Any]] = []
     try:
+        made += [make()]
+        made += [make()]
+        first, second = made
         first.reset(seed=1)
         second.reset(seed=2)
         actions = first.action_space
@@ -379,8 +384,8 @@ def find_fault(make: MAKE, about_to_step: Callable[[], None] = lambda: None) -> 
     except Exception as error:
         return f"{type(error).__name__}: {error}"
     finally:
-        first.close()
-        second.close()
+        for env in made:
+            env.close()
 
 
 def _step(env: gym.Env[Any, Any], action: Any) -> Any:
