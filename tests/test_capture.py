@@ -6,7 +6,7 @@ import itertools
 import random
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import gymnasium as gym
 import numpy as np
@@ -128,6 +128,11 @@ class Ball:
         self.place = 0.0
 
 
+class Point(NamedTuple):
+    x: float
+    y: float
+
+
 class Rich(Noisy):
     """Keeps its state in many ways."""
 
@@ -143,17 +148,19 @@ class Rich(Noisy):
         self.buffer = np.zeros((2, 3), np.float32)
         self.view = self.buffer[1]
         self.number = np.float32(0)
+        self.point = Point(0.0, 1.0)
 
     def observe(self) -> np.ndarray:
         self.one.place += self.np_random.standard_normal() + self.old.random()
         self.view += self.older.standard_normal()
         self.number += np.float32(0.1)
+        self.point = Point(self.point.y, self.point.x + 1)
         self.phase = Phase.RIGHT if self.one.place > 0 else Phase.LEFT
         self.history.append(self.balls[0].place)
         self.table[self.step_number] = self.phase.value
         return np.array(
             [
-                self.balls[0].place + sum(self.history),
+                self.balls[0].place + sum(self.history) + self.point.x,
                 self.buffer.sum() + self.number,
                 len(self.table),
             ],
@@ -211,6 +218,7 @@ class Moody(Counter):
         (Hidden, "steps later a restored one differs"),
         (Iterating, "env.ticks is a itertools.count"),
         (Moody, "ValueError: not today"),
+        (lambda: gym.make("Unheard-v0"), "Unheard"),
     ],
 )
 def test_faults_are_found(make: Callable[[], gym.Env[Any, Any]], words: str) -> None:
