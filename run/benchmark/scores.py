@@ -77,6 +77,8 @@ def interval(values: list[float]) -> str:
     means = np.random.default_rng(0).choice(x, (10000, len(x))).mean(axis=1)
     low, high = np.quantile(means, [0.025, 0.975])
     digits = 1 if abs(x.mean()) < 100 else 0
+    if len(x) == 1:
+        return f"{x[0]:.{digits}f}"
     return f"{x.mean():.{digits}f} [{low:.{digits}f}, {high:.{digits}f}]"
 
 
