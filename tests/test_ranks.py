@@ -73,7 +73,7 @@ def test_cartpole_dealt_unevenly_has_the_same_bits_on_1_3_ranks(
     "arguments",
     [
         HOPPER,
-        CARTPOLE.replace("7 ", "19 ").replace("525", "741").replace("3000", "4200"),
+        CARTPOLE.replace("7 ", "19 ").replace("525", "741").replace("3000", "4200 --vf-iters 2"),
         "--env Humanoid-v4 --num-timesteps 12000",
     ],
     ids=["Hopper", "CartPole", "Humanoid"],
