@@ -66,7 +66,7 @@ def test_a_launcher_of_another_mpi_is_refused(
     others = {name: "1" for name in NUMBERS if name in variables and name.endswith(("RANK", "ID"))}
     if others:  # the same on the other process, which leaves the talking to the first
         result = python("-m", MODULE, "--env", "CartPole-v1", **(variables | others))
-        assert result.returncode == 2
+        assert result.returncode == 0  # the job's code is the first's
         assert "error" not in result.stderr
 
 

@@ -131,10 +131,9 @@ def _refuse(message: str) -> int:
 
 
 def _leave(code: int) -> NoReturn:
-    """Exit after all ranks are through MPI_Finalize.
+    """End this rank after all ranks are through MPI_Finalize; the job's code is rank 0's.
 
-    A launcher kills the remaining ranks, and MPICH's says so at length, as soon as one exits with
-    a code other than 0: nothing may be left to do by then, on any rank.
+    The other ranks exit with 0: a launcher ends what still runs as soon as one has another code.
     """
     sys.stdout.flush()
     sys.stderr.flush()
@@ -144,11 +143,9 @@ def _leave(code: int) -> NoReturn:
     if MPI is not None:
         MPI.COMM_WORLD.Barrier()
         MPI.Finalize()
-    size = launched()[1]
-    if code and size > 1:
-        # Until the slowest is out of MPI_Finalize, and rank 0 has printed.
-        time.sleep(1.0 if size <= (os.cpu_count() or 1) else 3.0)
-    os._exit(code)  # past the teardown of TensorFlow and MuJoCo, which has nothing to save
+    # Not os._exit: MPICH tells its mpirun that a rank is done from an exit handler, and without
+    # that kills the others.
+    sys.exit(code if launched()[2] == 0 else 0)
 
 
 def _initialised_mpi() -> Any:
