@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
+from trpo_mpi.algorithms.kernel import compiled
 from trpo_mpi.parallel.communicator import Communicator
 from trpo_mpi.policies.networks import Mlp
 
@@ -53,16 +54,9 @@ class Critic:
         numbers = tf.TensorSpec([columns, steps], tf.float32)
         chosen = tf.TensorSpec([self._padded_rows], tf.int32)
         weight = tf.TensorSpec([self._padded_rows], tf.float32)
-        self._gradient_kernel = tf.function(
-            self._gradient,
-            input_signature=[flat, batch, numbers, chosen, weight],
-            autograph=False,  # it would leave a temporary file
-        ).get_concrete_function()
-        self._values_kernel = tf.function(
-            self._values,
-            input_signature=[flat, tf.TensorSpec([None, size], tf.float32)],
-            autograph=False,
-        ).get_concrete_function()
+        self._gradient_kernel = compiled(self._gradient, flat, batch, numbers, chosen, weight)
+        rows_of_any_number = tf.TensorSpec([None, size], tf.float32)
+        self._values_kernel = compiled(self._values, flat, rows_of_any_number)
 
     def _values(self, phi: tf.Tensor, observations: tf.Tensor) -> tf.Tensor:
         return self._network(self._network.weights(phi[None]), observations[None])[0, :, 0]

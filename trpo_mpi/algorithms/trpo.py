@@ -10,14 +10,13 @@ each trial of the line search.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import tensorflow as tf
 
 from trpo_mpi.algorithms.conjugate_gradient import conjugate_gradient
+from trpo_mpi.algorithms.kernel import compiled
 from trpo_mpi.algorithms.line_search import Trial, line_search
 from trpo_mpi.parallel.communicator import Communicator
 from trpo_mpi.policies.mlp import MlpPolicy
@@ -67,7 +66,7 @@ class PolicyStep:
 
 
 class PolicyKernels:
-    """The step's derivatives as `tf.function`s of fixed shapes: traced once, never again.
+    """The step's derivatives as `tf.function`s of fixed shapes.
 
     Each gives a row a column. The parameters are copied for every column, so that a column's
     derivative is taken by its own copy, in one batched product with those of the others.
@@ -95,12 +94,6 @@ class PolicyKernels:
         parameters = tf.TensorSpec([columns, steps, policy.distribution.num_parameters], tf.float32)
         fisher_observations = tf.TensorSpec([columns, fisher_steps, size], tf.float32)
         fisher_mask = tf.TensorSpec([columns, fisher_steps], tf.float32)
-
-        def compiled(function: Callable[..., Any], *signature: tf.TensorSpec) -> Callable[..., Any]:
-            # Without autograph, which would leave a temporary file for each.
-            return tf.function(
-                function, input_signature=signature, autograph=False
-            ).get_concrete_function()
 
         self.gradient = compiled(self._gradient, flat, observations, actions, numbers, numbers)
         self.fisher_product = compiled(
