@@ -78,8 +78,8 @@ class Critic:
         n = len(observations)
         padded = np.zeros((-(-n // 16) * 16, observations.shape[1]), np.float32)
         padded[:n] = observations
-        values = self._values_kernel(tf.constant(self.phi), tf.constant(padded))
-        return values.numpy()[:n].astype(np.float64)
+        values = np.asarray(self._values_kernel(self.phi, padded))
+        return values[:n].astype(np.float64)
 
     def fit(
         self,
@@ -108,8 +108,7 @@ class Critic:
                 chosen = np.zeros(self._padded_rows, np.int32)
                 weight = np.zeros(self._padded_rows, np.float32)
                 chosen[: len(rows)], weight[: len(rows)] = rows, 1.0
-                minibatch = (tf.constant(chosen), tf.constant(weight))
-                gradient = self._gradient_kernel(tf.constant(self.phi), *data, *minibatch)
-                total = comm.sum_columns("critic gradient", gradient.numpy())
+                gradient = self._gradient_kernel(self.phi, *data, chosen, weight)
+                total = comm.sum_columns("critic gradient", np.asarray(gradient))
                 mean = (total / (len(rows) * comm.num_columns)).astype(np.float32)
                 self.phi = self.adam.update(self.phi, mean, stepsize)

@@ -9,7 +9,8 @@ import tensorflow as tf
 def compiled(function: Callable[..., Any], *signature: tf.TensorSpec) -> Callable[..., Any]:
     """`function` as a graph: traced here, for arguments of these shapes, and never again.
 
-    It must give one tensor, or a tuple of them, and hold no variables.
+    It must give one tensor, or a tuple of them, and hold no variables. What it is called with may
+    be NumPy arrays; an array that comes back more than once is better made a tensor first.
     """
     # Without autograph, which would leave a temporary file for each.
     graph = tf.function(

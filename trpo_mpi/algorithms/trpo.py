@@ -170,19 +170,18 @@ def trpo_step(
     data = [
         tf.constant(x) for x in (batch.observations, batch.actions, batch.advantages, batch.mask)
     ]
-    rows, old = kernels.gradient(tf.constant(theta), *data)
-    total = comm.sum_columns("policy gradient", rows.numpy()) / n
+    rows, old = kernels.gradient(theta, *data)
+    total = comm.sum_columns("policy gradient", np.asarray(rows)) / n
     g, entropy = total[:-1], float(total[-1])
 
     chosen = batch.fisher_rows
     fisher_mask = batch.mask[:, chosen]
     fisher_data = [tf.constant(batch.observations[:, chosen]), tf.constant(fisher_mask)]
     fisher_count = fisher_mask[0].sum() * comm.num_columns
-    at = tf.constant(theta)
 
     def fisher_product(v: np.ndarray) -> np.ndarray:
-        rows = kernels.fisher_product(at, tf.constant(v, tf.float32), *fisher_data)
-        total = comm.sum_columns("Fisher-vector product", rows.numpy())
+        rows = kernels.fisher_product(theta, v.astype(np.float32), *fisher_data)
+        total = comm.sum_columns("Fisher-vector product", np.asarray(rows))
         return total / fisher_count + settings.cg_damping * v
 
     solution = conjugate_gradient(fisher_product, g, settings.cg_iters)
@@ -193,9 +192,9 @@ def trpo_step(
     full_step = np.sqrt(2 * settings.max_kl / curvature) * solution.x
 
     def evaluate(candidate: np.ndarray) -> Trial:
-        rows = kernels.losses(tf.constant(candidate), *data, old)
+        rows = kernels.losses(candidate, *data, old)
         try:
-            gain, kl = comm.sum_columns("line search", rows.numpy()) / n
+            gain, kl = comm.sum_columns("line search", np.asarray(rows)) / n
         except FloatingPointError:  # on all ranks alike: too long a step
             return Trial(-np.inf, np.inf)
         return Trial(float(gain), float(kl))
