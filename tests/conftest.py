@@ -1,12 +1,13 @@
 """Shared by all tests: TensorFlow as the commands set it up, and real `mpirun` jobs."""
 
+import contextlib
 import functools
 import os
 import re
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -58,8 +59,9 @@ def environment(**variables: str) -> dict[str, str]:
     return os.environ | {"PYTHONPATH": path} | variables
 
 
-def _start(command: list[str], folder: Path, timeout: float, variables: dict[str, str]) -> Result:
-    """Run a command to its end, or end it and all its children."""
+@contextlib.contextmanager
+def started(command: list[str], folder: Path, **variables: str) -> Iterator[subprocess.Popen[str]]:
+    """A command that runs meanwhile; whatever is left of it and its children is killed here."""
     with subprocess.Popen(
         command,
         stdin=subprocess.DEVNULL,
@@ -71,10 +73,16 @@ def _start(command: list[str], folder: Path, timeout: float, variables: dict[str
         start_new_session=True,
     ) as process:
         try:
-            out, err = process.communicate(timeout=timeout)
-        except BaseException:
-            os.killpg(process.pid, signal.SIGKILL)
-            raise
+            yield process
+        finally:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+
+
+def _run(command: list[str], folder: Path, timeout: float, variables: dict[str, str]) -> Result:
+    """Run a command to its end."""
+    with started(command, folder, **variables) as process:
+        out, err = process.communicate(timeout=timeout)
     return subprocess.CompletedProcess(command, process.returncode, out, _without_launcher(err))
 
 
@@ -88,7 +96,7 @@ def python(tmp_path: Path) -> Run:
     """`python(*args, timeout=300, **variables)`: one Python process, in the test's own folder."""
 
     def run(*args: object, timeout: float = 300, **variables: str) -> Result:
-        return _start([sys.executable, *map(str, args)], tmp_path, timeout, variables)
+        return _run([sys.executable, *map(str, args)], tmp_path, timeout, variables)
 
     return run
 
@@ -101,6 +109,6 @@ def mpirun(tmp_path: Path) -> Run:
 
     def run(n: int, *args: object, timeout: float = 300, **variables: str) -> Result:
         command = [*launcher(), "-np", str(n), sys.executable, *map(str, args)]
-        return _start(command, tmp_path, timeout, variables)
+        return _run(command, tmp_path, timeout, variables)
 
     return run

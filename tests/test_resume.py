@@ -8,11 +8,10 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from conftest import Run, environment, launcher
+from conftest import Run, environment, launcher, started
 from test_ranks import CARTPOLE, HOPPER, exact_parts, fault
 
 MODULE = "trpo_mpi.run_mujoco"
@@ -29,31 +28,13 @@ def iterations(run: Path) -> int:
     return len(path.read_text(encoding="utf-8").splitlines()) - 1 if path.exists() else 0
 
 
-@contextlib.contextmanager
-def started(
-    command: list[str], folder: Path, run: Path, after: int
-) -> Iterator[subprocess.Popen[str]]:
-    """A job, once it has done some iterations; ended with all its children at the latest here."""
-    with subprocess.Popen(
-        command,
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        cwd=folder,
-        env=environment(),
-        start_new_session=True,
-    ) as process:
-        try:
-            until = time.monotonic() + 120
-            while iterations(run) < after:
-                assert process.poll() is None, process.stderr and process.stderr.read()
-                assert time.monotonic() < until
-                time.sleep(0.02)
-            yield process
-        finally:
-            with contextlib.suppress(ProcessLookupError):
-                os.killpg(process.pid, signal.SIGKILL)
+def wait_for(job: subprocess.Popen[str], run: Path, done: int) -> None:
+    """Until a job has done some iterations."""
+    until = time.monotonic() + 120
+    while iterations(run) < done:
+        assert job.poll() is None, job.stderr and job.stderr.read()
+        assert time.monotonic() < until
+        time.sleep(0.02)
 
 
 def ranks_of(job: subprocess.Popen[str]) -> list[int]:
@@ -140,7 +121,8 @@ def test_a_signal_stops_with_a_checkpoint(
 ) -> None:
     command = [*launcher(), "-np", "2", sys.executable, "-m", MODULE, *PENDULUM]
     command += ["--outdir", "run", "--resume", "auto"]
-    with started(command, tmp_path, tmp_path / "run", 4) as job:
+    with started(command, tmp_path) as job:
+        wait_for(job, tmp_path / "run", 4)
         os.kill(job.pid if to == "the launcher" else max(ranks_of(job)), number)
         began = time.monotonic()
         out, err = job.communicate(timeout=60)
@@ -163,7 +145,8 @@ def test_killed_ranks_end_the_job_and_it_resumes(
 ) -> None:
     command = [*launcher(), "-np", "2", sys.executable, "-m", MODULE, *PENDULUM]
     command += ["--outdir", "run", "--resume", "auto", "--checkpoint-every", "3"]
-    with started(command, tmp_path, tmp_path / "run", 7) as job:
+    with started(command, tmp_path) as job:
+        wait_for(job, tmp_path / "run", 7)
         ranks = ranks_of(job)
         assert len(ranks) == 2
         for pid in ranks if whom == "all" else ranks[:1]:
@@ -181,7 +164,8 @@ def test_a_second_ctrl_c_ends_at_once(tmp_path: Path) -> None:
     """In an iteration that would take a minute; the checkpoint of the one before stays."""
     command = [sys.executable, "-m", MODULE, "--env", "Pendulum-v1", "--outdir", "run"]
     command += ["--timesteps-per-batch", "20480", "--vf-iters", "1", "--checkpoint-every", "1"]
-    with started(command, tmp_path, tmp_path / "run", 1) as job:
+    with started(command, tmp_path) as job:
+        wait_for(job, tmp_path / "run", 1)
         time.sleep(0.3)
         os.kill(job.pid, signal.SIGINT)
         time.sleep(1.2)
@@ -273,7 +257,8 @@ def test_a_full_disk_does_not_end_the_training(tmp_path: Path) -> None:
     """From its first iteration on, files may have 24 KiB: rows fit, a checkpoint does not."""
     command = [sys.executable, "-m", MODULE, *PENDULUM, "--max-iterations", "9"]
     command += ["--checkpoint-every", "3", "--outdir", "run"]
-    with started(command, tmp_path, tmp_path / "run", 1) as job:
+    with started(command, tmp_path) as job:
+        wait_for(job, tmp_path / "run", 1)
         resource.prlimit(job.pid, resource.RLIMIT_FSIZE, (24 * 1024, 24 * 1024))
         _, err = job.communicate(timeout=120)
     assert job.returncode == 1, err

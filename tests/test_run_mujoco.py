@@ -3,12 +3,11 @@
 import json
 import os
 import signal
-import subprocess
 import sys
 from pathlib import Path
 
 import pytest
-from conftest import Run, environment, launcher
+from conftest import Run, launcher, started
 
 MODULE = "trpo_mpi.run_mujoco"
 SMALL = ["--env", "CartPole-v1", "--timesteps-per-batch", "512", "--num-timesteps", "1536"]
@@ -16,30 +15,17 @@ SMALL = ["--env", "CartPole-v1", "--timesteps-per-batch", "512", "--num-timestep
 
 def start_and_interrupt(command: list[str], folder: Path) -> tuple[int, str, str]:
     """Start, let it show three iterations, and press Ctrl-C once."""
-    with subprocess.Popen(
-        command,
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        cwd=folder,
-        env=environment(),
-        start_new_session=True,
-    ) as process:
-        try:
-            assert process.stdout is not None
-            out = ""
-            for line in process.stdout:
-                out += line
-                if line.split()[:1] == ["3"]:
-                    break
-            else:
-                pytest.fail(process.stderr.read() if process.stderr else out)
-            os.killpg(process.pid, signal.SIGINT)
-            rest, err = process.communicate(timeout=60)
-        except BaseException:
-            os.killpg(process.pid, signal.SIGKILL)
-            raise
+    with started(command, folder) as process:
+        assert process.stdout is not None
+        out = ""
+        for line in process.stdout:
+            out += line
+            if line.split()[:1] == ["3"]:
+                break
+        else:
+            pytest.fail(process.stderr.read() if process.stderr else out)
+        os.killpg(process.pid, signal.SIGINT)
+        rest, err = process.communicate(timeout=60)
     return process.returncode, out + rest, err
 
 

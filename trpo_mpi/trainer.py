@@ -378,7 +378,7 @@ class Trainer:
 
         Args:
             model, best, state: as the properties and methods of those names gave them.
-            columns: the states of all columns, C; other columns begin new episodes.
+            columns: the states of all columns, C.
 
         Returns how many of the own environments had to begin a new episode.
         """

@@ -50,13 +50,14 @@ def main(module: str) -> int:
     if config.load is not None and found is None:
         source, which = config.load, config.which
         start = comm.on_root(lambda: model_file.load(source, "--load", which))
-    spaces, fault = comm.on_root(lambda: _try_env(config))
+    watchdog = Watchdog(config.env_timeout)
+    spaces, fault = comm.on_root(lambda: _try_env(config, watchdog))
     quiet_gymnasium()  # on the other ranks as well
     if start is not None:
         start.check_fits(config, spaces, f"--load {config.load}")
     if found is not None:
         found.model.check_fits(config, spaces, f"--resume {found.path}")
-    envs = comm.everywhere(lambda: _make_envs(config, comm, fault is None))
+    envs = comm.everywhere(lambda: _make_envs(config, comm, fault is None, watchdog))
     local_rank = comm.local_rank()
     gpus = comm.everywhere(lambda: tensorflow_setup.set_up(config.gpu, local_rank))
     resumes = found is not None
@@ -93,23 +94,22 @@ def _find(config: Config) -> Checkpoint | None:
     return found
 
 
-def _try_env(config: Config) -> tuple[Spaces, str | None]:
+def _try_env(config: Config, watchdog: Watchdog) -> tuple[Spaces, str | None]:
     """Spaces of the environment, and why its state can't be carried over, if so; on rank 0."""
     spaces = check_env(config.env, config.render)
     quiet_gymnasium()  # it has said, once, what there is to say of this environment
-    watchdog = Watchdog(config.env_timeout)
     try:
         return spaces, find_fault(lambda: make_env(config.env), lambda: watchdog.watch(0, 0))
     finally:
         watchdog.idle()
 
 
-def _make_envs(config: Config, comm: Communicator, carry: bool) -> ColumnEnvs:
+def _make_envs(config: Config, comm: Communicator, carry: bool, watchdog: Watchdog) -> ColumnEnvs:
     def make(column: int) -> gym.Env[Any, Any]:
         return make_env(config.env, "human" if config.render and column == 0 else None)
 
     makers = [partial(make, column) for column in comm.columns]
-    return ColumnEnvs(makers, comm.columns, carry, Watchdog(config.env_timeout))
+    return ColumnEnvs(makers, comm.columns, carry, watchdog)
 
 
 class _Run:

@@ -180,13 +180,13 @@ class _Writer:
                 old = np.random.Generator(_bit_generator(content["bit_generator"]))
             old.bit_generator.state = content
             return old
-        if kind in ("random_state", "random"):
-            if not isinstance(old, np.random.RandomState | random.Random):
-                old = np.random.RandomState() if kind == "random_state" else random.Random()
-            if kind == "random_state":
-                old.set_state(content)
-            else:
-                old.setstate(self.write(None, content, path))
+        if kind == "random_state":
+            old = old if isinstance(old, np.random.RandomState) else np.random.RandomState()
+            old.set_state(content)
+            return old
+        if kind == "random":
+            old = old if isinstance(old, random.Random) else random.Random()
+            old.setstate(self.write(None, content, path))
             return old
         if kind == "space":
             if not isinstance(old, gym.Space):
@@ -198,11 +198,9 @@ class _Writer:
             return self._dict(old, content, path, place)
         if kind in ("list", "tuple", "set", "frozenset", "deque"):
             olds = list(old) if isinstance(old, list | tuple | collections.deque) else []
-            olds += [None] * (len(content) - len(olds))
-            items = [
-                self.write(o, s, f"{path}[{i}]")
-                for i, (o, s) in enumerate(zip(olds, content, strict=False))
-            ]
+            olds = (olds + [None] * len(content))[: len(content)]
+            pairs = zip(olds, content, strict=True)
+            items = [self.write(o, s, f"{path}[{i}]") for i, (o, s) in enumerate(pairs)]
             if kind == "deque":
                 return collections.deque(items, state["maxlen"])
             if hasattr(old, "_make"):
@@ -239,7 +237,9 @@ class _Writer:
 
 
 def _constant(value: Any) -> bool:
-    return isinstance(value, _CONSTANT) or type(value).__module__.startswith(_PICTURES)
+    if isinstance(value, _CONSTANT) or type(value).__module__.startswith(_PICTURES):
+        return True
+    return _is(value, "mujoco.MjModel")
 
 
 def _python_object(value: Any) -> bool:
@@ -322,17 +322,8 @@ def _write_ale(ale: Any, content: Any) -> None:
     ale.restoreState(state)
 
 
-def _model_is_constant(_model: Any) -> Any:
-    return None
-
-
-def _same_model(_model: Any, _content: Any) -> None:
-    """An MjModel is what the environment was made with."""
-
-
 _SIMULATORS: dict[str, tuple[Callable[[Any], Any], Callable[[Any, Any], None]]] = {
     "mujoco.MjData": (_read_mujoco, _write_mujoco),
-    "mujoco.MjModel": (_model_is_constant, _same_model),
     "ale_py.ALEInterface": (_read_ale, _write_ale),
 }
 

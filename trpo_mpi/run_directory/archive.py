@@ -24,6 +24,16 @@ DAMAGE = (
 """What reading a damaged or foreign file raises, in the archive and in what is made of it."""
 
 
+class NewerFormatError(Exception):
+    """A file was written by a later version of this package."""
+
+
+def check_format(given: int, newest: int) -> None:
+    """Raise `NewerFormatError` for a format beyond the newest that is known."""
+    if given > newest:
+        raise NewerFormatError(f"has format {given}; this version reads up to {newest}")
+
+
 @contextmanager
 def whole_file(path: Path) -> Iterator[IO[bytes]]:
     """Open a file that appears under its name only when it is complete and on the disk."""

@@ -27,7 +27,7 @@ from typing import Any
 from trpo_mpi.config import NOT_THE_RESULT, Config, flag
 from trpo_mpi.errors import UsageError
 from trpo_mpi.run_directory import archive, model_file
-from trpo_mpi.run_directory.model_file import CHECKPOINTS, Model, NewerFormatError
+from trpo_mpi.run_directory.model_file import CHECKPOINTS, Model
 
 FORMAT = 1
 KEPT = 3
@@ -160,7 +160,7 @@ def newest(run: Path) -> Checkpoint | None:
     for path in numbered(run):
         try:
             return read(path)
-        except NewerFormatError as error:
+        except archive.NewerFormatError as error:
             raise UsageError(f"--resume: {path} {error}") from None
         except archive.DAMAGE as error:
             print(f"warning: {path} is damaged and left out: {error}", file=sys.stderr, flush=True)
@@ -170,14 +170,11 @@ def newest(run: Path) -> Checkpoint | None:
 def read(path: Path) -> Checkpoint:
     """One checkpoint.
 
-    Raises `NewerFormatError`, or one of `archive.DAMAGE` where it is not whole.
+    Raises `archive.NewerFormatError`, or one of `archive.DAMAGE` where it is not whole.
     """
     with zipfile.ZipFile(path) as file:
         header = json.loads(file.read("settings.json"))
-        if header["format"] > FORMAT:
-            raise NewerFormatError(
-                f"has format {header['format']}; this version reads up to {FORMAT}"
-            )
+        archive.check_format(header["format"], FORMAT)
         known = {field.name for field in dataclasses.fields(Config)}
         given = {name: x for name, x in header["settings"].items() if name in known}
         given = {name: tuple(x) if isinstance(x, list) else x for name, x in given.items()}

@@ -138,7 +138,7 @@ def load(source: str, flag: str = "--load", which: str = "latest") -> Model:
     try:
         with zipfile.ZipFile(path) as file:
             return read(file)
-    except NewerFormatError as error:
+    except archive.NewerFormatError as error:
         raise UsageError(f"{flag} {path} {error}") from None
     except FileNotFoundError:
         raise UsageError(f"{flag} {source}: there is no {path}") from None
@@ -160,18 +160,13 @@ def _choose(path: Path, which: str) -> Path:
     return chosen
 
 
-class NewerFormatError(Exception):
-    """A file was written by a later version of this package."""
-
-
 def read(file: zipfile.ZipFile, folder: str = "") -> Model:
     """The model in an open archive, or in a folder of it.
 
-    Raises `NewerFormatError`, or one of `archive.DAMAGE`.
+    Raises `archive.NewerFormatError`, or one of `archive.DAMAGE`.
     """
     header = json.loads(file.read(f"{folder}model.json"))
-    if header["format"] > FORMAT:
-        raise NewerFormatError(f"has format {header['format']}; this version reads up to {FORMAT}")
+    archive.check_format(header["format"], FORMAT)
     arrays = {}
     for name in file.namelist():
         stem, _, ending = name.removeprefix(folder).partition(".")
