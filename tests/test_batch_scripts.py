@@ -102,13 +102,14 @@ class Site:
         path.write_text(f"#!/bin/sh\n{line}\n", encoding="utf-8")
         path.chmod(0o755)
 
-    def no_trainer(self, line: str) -> dict[str, str]:
-        """In the place of a virtual environment, one whose python notes its arguments and does
-        this.
+    def no_trainer(self, line: str, trap: str = ":") -> dict[str, str]:
+        """In the place of a virtual environment, one whose python sets a trap, notes its arguments
+        and does this.
         """
         bin_folder = self.folder / "venv" / "bin"
         bin_folder.mkdir(parents=True)
-        self.command("python", f'echo "$OMP_NUM_THREADS: $*" >>"{self.called}"\n{line}', bin_folder)
+        note = f'echo "$OMP_NUM_THREADS: $*" >>"{self.called}"'
+        self.command("python", f"{trap}\n{note}\n{line}", bin_folder)
         for name in ("mpiexec", "mpirun"):
             self.command(name, 'shift 2; exec "$@"', bin_folder)
         return {"TRPO_MPI_VENV": str(self.folder / "venv")}
@@ -156,7 +157,7 @@ class Site:
         while not self.calls():
             assert time.monotonic() < end
             time.sleep(0.05)
-        time.sleep(0.2)  # its trap comes after its note
+        time.sleep(0.5)  # for the script that has started it and goes on to its own traps
 
 
 @pytest.fixture
@@ -257,7 +258,7 @@ def test_other_codes_end_the_job(system: str, code: int, site: Site) -> None:
 @pytest.mark.parametrize("system", ["pbs", "lsf"])
 def test_a_job_that_is_deleted_does_not_come_back(system: str, site: Site) -> None:
     """qdel and bkill send TERM to all processes; a run of ours then stops with a checkpoint."""
-    variables = site.no_trainer("trap 'exit 75' TERM USR1\nwhile :; do sleep 0.1; done")
+    variables = site.no_trainer("while :; do sleep 0.1; done", "trap 'exit 75' TERM USR1")
     if system == "pbs":
         site.submit("qsub -v TRPO_MPI_VENV run/pbs/train.sh", **variables)
     else:

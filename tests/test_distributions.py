@@ -10,16 +10,24 @@ import tensorflow as tf
 
 from trpo_mpi.errors import UsageError
 from trpo_mpi.policies.distributions import (
+    Bernoulli,
     Categorical,
     DiagonalGaussian,
     Distribution,
+    MultiCategorical,
     distribution_for,
 )
 from trpo_mpi.policies.mlp import MlpPolicy
 
 GAUSSIAN = DiagonalGaussian(gym.spaces.Box(-1, 1, (3,)))
 CATEGORICAL = Categorical(gym.spaces.Discrete(4))
-BOTH = pytest.mark.parametrize("distribution", [GAUSSIAN, CATEGORICAL], ids=["gauss", "cat"])
+MULTI = MultiCategorical(gym.spaces.MultiDiscrete([[2, 3], [4, 2]]))
+BERNOULLI = Bernoulli(gym.spaces.MultiBinary((2, 2)))
+ALL = pytest.mark.parametrize(
+    "distribution",
+    [GAUSSIAN, CATEGORICAL, MULTI, BERNOULLI],
+    ids=["gauss", "categorical", "multi", "bernoulli"],
+)
 
 
 def parameters(distribution: Distribution, rows: int = 6, seed: int = 0) -> np.ndarray:
@@ -74,15 +82,16 @@ def test_categorical_kl_is_the_sum() -> None:
     np.testing.assert_allclose(CATEGORICAL.kl(tf.constant(old), tf.constant(new)), expected)
 
 
-@BOTH
+@ALL
 def test_kl_is_the_mean_log_ratio_of_samples(distribution: Distribution) -> None:
     """KL(old || new), and not the other way round."""
-    old, new = (c * parameters(distribution, 1).astype(np.float32) for c in (1, -1))
+    first = parameters(distribution, 1).astype(np.float32)
+    old, new = first + 1, -first
     noise = distribution.draw_noise(np.random.default_rng(3), 200_000)
     if isinstance(distribution, DiagonalGaussian):
         actions = old[:, :3] + np.exp(old[:, 3:]) * noise
     else:
-        actions = np.argmax(old + noise, axis=1)
+        actions = distribution.choose(old + noise).astype(np.int32)
     log_p, log_q = (distribution.log_prob(tf.constant(x), tf.constant(actions)) for x in (old, new))
     ratio = (log_p - log_q).numpy().astype(np.float64)
     error = 5 * np.std(ratio) / np.sqrt(len(noise))
@@ -91,7 +100,7 @@ def test_kl_is_the_mean_log_ratio_of_samples(distribution: Distribution) -> None
     assert abs(np.mean(ratio) - kl) < error < abs(kl - backwards)
 
 
-@BOTH
+@ALL
 def test_kl_of_equals_is_zero(distribution: Distribution) -> None:
     old = tf.constant(parameters(distribution), tf.float32)
     assert np.array_equal(distribution.kl(old, old), np.zeros(6))
@@ -105,7 +114,7 @@ def test_gaussian_kl_keeps_its_digits_in_a_trust_region() -> None:
     np.testing.assert_allclose(GAUSSIAN.kl(old, new), exact, rtol=0.01)
 
 
-@BOTH
+@ALL
 def test_fisher_product_is_the_hessian_of_kl(distribution: Distribution) -> None:
     for row in parameters(distribution):
         x = tf.Variable(row)
@@ -147,7 +156,73 @@ def test_categorical_samples_have_the_probabilities() -> None:
     assert scipy.stats.chisquare(counts, 100_000 * softmax(logits)).pvalue > 1e-3
 
 
-@BOTH
+def multi_parts(values: np.ndarray) -> list[np.ndarray]:
+    return np.split(values, [2, 5, 9], axis=-1)
+
+
+def test_multi_categorical_is_scipys() -> None:
+    """Its choices are independent: log-probabilities, entropies and KLs add up."""
+    old, new = parameters(MULTI), parameters(MULTI, seed=1)
+    actions = np.random.default_rng(2).integers(0, [2, 3, 4, 2], (6, 4))
+    log_prob, entropy, kl = np.zeros((3, 6))
+    for i, (before, after) in enumerate(zip(multi_parts(old), multi_parts(new), strict=True)):
+        p = softmax(before)
+        log_prob += np.log(p[np.arange(6), actions[:, i]])
+        entropy += scipy.stats.entropy(p, axis=1)
+        kl += scipy.stats.entropy(p, softmax(after), axis=1)
+    given = MULTI.log_prob(tf.constant(old), tf.constant(actions, tf.int32))
+    np.testing.assert_allclose(given, log_prob, rtol=1e-12)
+    np.testing.assert_allclose(MULTI.entropy(tf.constant(old)), entropy, rtol=1e-12)
+    np.testing.assert_allclose(MULTI.kl(tf.constant(old), tf.constant(new)), kl, rtol=1e-12)
+
+
+def test_bernoulli_is_scipys() -> None:
+    logits = parameters(BERNOULLI)
+    reference = scipy.stats.bernoulli(1 / (1 + np.exp(-logits)))
+    actions = np.random.default_rng(2).integers(0, 2, (6, 4))
+    log_prob = BERNOULLI.log_prob(tf.constant(logits), tf.constant(actions, tf.int32))
+    np.testing.assert_allclose(log_prob, reference.logpmf(actions).sum(1), rtol=1e-12)
+    entropy = BERNOULLI.entropy(tf.constant(logits))
+    np.testing.assert_allclose(entropy, reference.entropy().sum(1), rtol=1e-12)
+
+
+def test_bernoulli_stays_finite_far_out() -> None:
+    logits = tf.constant([[200.0, -200.0, 200.0, -200.0]])
+    for actions in ([[1, 0, 0, 1]], [[0, 0, 1, 1]]):
+        log_prob = BERNOULLI.log_prob(logits, tf.constant(actions, tf.int32))
+        assert -401 < float(log_prob[0]) < -199
+    assert float(BERNOULLI.entropy(logits)[0]) == 0
+    assert float(BERNOULLI.kl(logits, -logits)[0]) == pytest.approx(800)
+
+
+def test_multi_samples_have_the_probabilities() -> None:
+    """Those of each choice; and no choice tells of another."""
+    space = gym.spaces.MultiDiscrete([2, 3, 4, 2])
+    policy = MlpPolicy(2, space, (), 0.0)
+    logits, draws = np.array([0, 1, -1, 0, 1, 0, 0, 2, -1, 0.5, 0]), 100_000
+    theta = np.concatenate([np.zeros(22), logits]).astype(np.float32)
+    actions = act(policy, theta, draws)
+    for i, part in enumerate(multi_parts(logits)):
+        counts = np.bincount(actions[:, i], minlength=len(part))
+        assert scipy.stats.chisquare(counts, draws * softmax(part)).pvalue > 1e-3
+    assert np.abs(np.corrcoef(actions.T) - np.eye(4)).max() < 5 / np.sqrt(draws)
+    expected = [np.argmax(part) for part in multi_parts(logits)]
+    assert policy.actor(theta).mode(np.zeros((1, 2), np.float32))[0].tolist() == expected
+
+
+def test_bernoulli_samples_have_the_probabilities() -> None:
+    policy = MlpPolicy(2, gym.spaces.MultiBinary(4), (), 0.0)
+    logits, draws = np.array([0.0, 1.0, -1.0, 2.0]), 100_000
+    theta = np.concatenate([np.zeros(8), logits]).astype(np.float32)
+    actions = act(policy, theta, draws)
+    for i, logit in enumerate(logits):
+        p = 1 / (1 + np.exp(-logit))
+        assert scipy.stats.binomtest(int(actions[:, i].sum()), draws, p).pvalue > 1e-3
+    assert np.abs(np.corrcoef(actions.T) - np.eye(4)).max() < 5 / np.sqrt(draws)
+    assert policy.actor(theta).mode(np.zeros((1, 2), np.float32))[0].tolist() == [0, 1, 0, 1]
+
+
+@ALL
 def test_noise_is_its_streams(distribution: Distribution) -> None:
     first, same, other = (
         distribution.draw_noise(np.random.default_rng(seed), 50) for seed in (1, 1, 2)
@@ -185,14 +260,37 @@ def test_discrete_space_may_start_anywhere() -> None:
 @pytest.mark.parametrize(
     "space",
     [
-        gym.spaces.MultiDiscrete([2, 3]),
-        gym.spaces.MultiBinary(3),
+        gym.spaces.MultiDiscrete([[2, 3], [4, 2]], start=[[5, -1], [0, 2]]),
+        gym.spaces.MultiBinary((3, 2)),
+        gym.spaces.MultiBinary(5),
+    ],
+    ids=str,
+)
+def test_chosen_actions_are_of_the_space_and_reach_all_of_it(space: gym.Space[Any]) -> None:
+    distribution = distribution_for(space)
+    noise = distribution.draw_noise(np.random.default_rng(0), 500)
+    actions = distribution.to_environment(distribution.choose(noise))
+    assert actions.dtype == space.dtype
+    assert all(action in space for action in actions)
+    low, high = actions.min(axis=0), actions.max(axis=0)
+    if isinstance(space, gym.spaces.MultiDiscrete):
+        assert np.array_equal(low, space.start)
+        assert np.array_equal(high, space.start + space.nvec - 1)
+    else:
+        assert (low == 0).all()
+        assert (high == 1).all()
+
+
+@pytest.mark.parametrize(
+    "space",
+    [
+        gym.spaces.Text(3),
         gym.spaces.Box(0, 5, (2,), np.int64),
         gym.spaces.Dict({"a": gym.spaces.Discrete(2)}),
     ],
     ids=str,
 )
 def test_other_spaces_are_refused_by_name(space: gym.Space[Any]) -> None:
-    with pytest.raises(UsageError, match="must be a Box of floats or Discrete") as refusal:
+    with pytest.raises(UsageError, match="must be a Box of floats, Discrete, Multi") as refusal:
         distribution_for(space)
     assert str(space) in str(refusal.value)

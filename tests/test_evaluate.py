@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 from conftest import Run
 
-from trpo_mpi.envs.make import Spaces, check_env
+from trpo_mpi.envs.make import check_env
+from trpo_mpi.envs.spaces import Spaces
 from trpo_mpi.errors import EnvironmentFault, UsageError
 from trpo_mpi.evaluate import Evaluation, evaluate, main, table
 from trpo_mpi.normalization import Moments, ObservationNormalizer

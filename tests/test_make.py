@@ -51,7 +51,7 @@ def test_nothing_near_is_not_suggested() -> None:
 @pytest.mark.parametrize("what", ["observation", "action"])
 def test_spaces_that_are_not_supported(what: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("STRANGE", what)
-    with pytest.raises(UsageError, match=f"{what} space (Discrete|MultiBinary)"):
+    with pytest.raises(UsageError, match=f"{what} space Text"):
         check_env("toy_envs:Strange-v0")
 
 

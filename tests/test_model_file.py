@@ -12,11 +12,11 @@ import numpy as np
 import pytest
 
 from trpo_mpi.config import Config
-from trpo_mpi.envs.make import Spaces
+from trpo_mpi.envs.spaces import Spaces
 from trpo_mpi.errors import UsageError
 from trpo_mpi.normalization import Moments, ObservationNormalizer
 from trpo_mpi.policies.mlp import MlpPolicy
-from trpo_mpi.run_directory import model_file
+from trpo_mpi.run_directory import archive, model_file
 from trpo_mpi.run_directory.model_file import Model
 
 OBSERVATION = gym.spaces.Box(-np.inf, np.inf, (4,), np.float64)
@@ -197,10 +197,19 @@ def test_nonsense_header(saved: Path, header: bytes) -> None:
     assert "not a whole model file" in refusal(saved)
 
 
-@pytest.mark.parametrize("name", ["theta", "adam_m", "observation_mean", "action_low"])
-def test_missing_array(saved: Path, name: str) -> None:
-    rewrite(saved, **{f"{name}__npy": None})
-    assert name in refusal(saved)
+@pytest.mark.parametrize("name", ["theta__npy", "adam_m__npy", "observation_mean__npy", "spaces"])
+def test_missing_member(saved: Path, name: str) -> None:
+    rewrite(saved, **{name: None})
+    assert name.removesuffix("__npy") in refusal(saved)
+
+
+SPACES = [[], [{}, {}], [{"discrete": [0, 0]}] * 2, [{"text": 3}] * 2, {"box": 1}]
+
+
+@pytest.mark.parametrize("spaces", SPACES, ids=repr)
+def test_nonsense_spaces(saved: Path, spaces: Any) -> None:
+    rewrite(saved, spaces=archive.pack(spaces))
+    assert "not a whole model file" in refusal(saved)
 
 
 class Trap:

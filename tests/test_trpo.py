@@ -21,7 +21,10 @@ REGION = TrustRegion(
     max_kl=0.01, cg_iters=10, cg_damping=0.1, line_search_steps=10, line_search_shrink=0.8
 )
 BOX, DISCRETE = gym.spaces.Box(-1, 1, (2,)), gym.spaces.Discrete(3)
-SPACES = pytest.mark.parametrize("space", [BOX, DISCRETE], ids=["gauss", "cat"])
+MULTI, BINARY = gym.spaces.MultiDiscrete([2, 3]), gym.spaces.MultiBinary(3)
+SPACES = pytest.mark.parametrize(
+    "space", [BOX, DISCRETE, MULTI, BINARY], ids=["box", "discrete", "multi", "binary"]
+)
 COLUMNS, STEPS, SIZE = 3, 8, 4
 
 
@@ -36,15 +39,13 @@ def make_batch(policy: MlpPolicy, valid: int = STEPS) -> PolicyBatch:
     """Random data, of which the first `valid` steps count; the others hold junk."""
     stream = np.random.default_rng(1)
     shape = (COLUMNS, STEPS)
-    if policy.distribution.action_shape:
-        actions = stream.standard_normal((*shape, 2)).astype(np.float32)
-    else:
-        actions = stream.integers(0, 3, shape).astype(np.int32)
+    noise = [policy.distribution.draw_noise(stream, STEPS) for _ in range(COLUMNS)]
+    actions = np.stack([policy.distribution.choose(rows) for rows in noise])
     mask = np.zeros(shape, np.float32)
     mask[:, :valid] = 1
     return PolicyBatch(
         observations=stream.standard_normal((*shape, SIZE)).astype(np.float32),
-        actions=actions,
+        actions=actions.astype(policy.distribution.action_type),
         advantages=stream.standard_normal(shape).astype(np.float32),
         mask=mask,
         timesteps=COLUMNS * valid,
@@ -122,8 +123,10 @@ def test_gradient_is_that_of_the_objective(space: gym.Space[Any]) -> None:
         (gym.spaces.Box(-1, 1, (3,)), (64, 64)),
         (gym.spaces.Box(-1, 1, (17,)), (10, 50)),  # no multiples of any SIMD width
         (gym.spaces.Discrete(5), (7,)),
+        (gym.spaces.MultiDiscrete([3, 2, 5]), (9,)),
+        (gym.spaces.MultiBinary(7), (7,)),
     ],
-    ids=["3", "17", "discrete"],
+    ids=["3", "17", "discrete", "multi-discrete", "multi-binary"],
 )
 def test_a_columns_rows_have_the_same_bits_alone(
     space: gym.Space[Any], hidden: tuple[int, ...]
@@ -134,10 +137,9 @@ def test_a_columns_rows_have_the_same_bits_alone(
     network = critic_network(11, hidden)
     stream = np.random.default_rng(0)
     observations = stream.standard_normal((16, steps, 11)).astype(np.float32)
-    actions = stream.standard_normal((16, steps, *policy.distribution.action_shape))
-    if not policy.distribution.action_shape:
-        actions = stream.integers(0, 5, (16, steps))
-    kind = np.float32 if policy.distribution.action_shape else np.int32
+    noise = [policy.distribution.draw_noise(stream, steps) for _ in range(16)]
+    actions = np.stack([policy.distribution.choose(rows) for rows in noise])
+    kind = policy.distribution.action_type
     numbers = stream.standard_normal((16, steps)).astype(np.float32)
     data = (observations, actions.astype(kind), numbers, np.ones((16, steps), np.float32))
     theta, vector = stream.standard_normal((2, policy.num_parameters)).astype(np.float32) * 0.3

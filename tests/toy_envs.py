@@ -127,9 +127,9 @@ class Strange(Counter):
     def __init__(self, render_mode: str | None = None) -> None:
         super().__init__(render_mode)
         if os.environ["STRANGE"] == "observation":
-            self.observation_space = gym.spaces.Discrete(3)  # type: ignore[assignment]
+            self.observation_space = gym.spaces.Text(3)  # type: ignore[assignment]
         else:
-            self.action_space = gym.spaces.MultiBinary(2)
+            self.action_space = gym.spaces.Text(2)
 
 
 for toy in (Counter, Plain, Constant, Noisy, Faulty, Stateless, Strange):

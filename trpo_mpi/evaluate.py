@@ -28,6 +28,7 @@ import numpy as np
 from trpo_mpi.command_line import parse
 from trpo_mpi.config import Count, Natural, check_ranges
 from trpo_mpi.envs.make import check_env, make_env, quiet_gymnasium
+from trpo_mpi.envs.spaces import flattener
 from trpo_mpi.errors import EnvironmentFault, UsageError
 from trpo_mpi.parallel.communicator import Communicator
 from trpo_mpi.policies.distributions import distribution_for
@@ -138,19 +139,20 @@ def play_episode(
     generator = np.random.default_rng(noise)
     first, _ = env.reset(seed=int(start.generate_state(1)[0]))
     total, length, ended = 0.0, 0, False
-    flat = _finite(first, total, number, length)
+    flatten = flattener(env.observation_space)
+    flat = _finite(flatten(first), total, number, length)
     while not ended:
         observation, reward, terminated, truncated, _ = env.step(act(flat, generator))
         total += float(reward)
         length += 1
-        flat = _finite(observation, total, number, length)
+        flat = _finite(flatten(observation), total, number, length)
         ended = terminated or truncated
     return total, length
 
 
-def _finite(observation: Any, total: float, number: int, step: int) -> np.ndarray:
-    """The observation, (D,) float64; `EnvironmentFault` if it or the return is not finite."""
-    flat: np.ndarray = np.ravel(observation).astype(np.float64)
+def _finite(observation: np.ndarray, total: float, number: int, step: int) -> np.ndarray:
+    """The flat observation in float64; `EnvironmentFault` if it or the return is not finite."""
+    flat: np.ndarray = observation.astype(np.float64)
     # A sum is finite only if all its terms are, and costs a third of testing each.
     if not math.isfinite(flat.sum() + total):
         raise EnvironmentFault(

@@ -96,11 +96,10 @@ class Sampler:
         columns, size = envs.num_envs, self._observations.shape[1]
         noise = np.stack([distribution.draw_noise(stream, horizon) for stream in self._noise])
         shape = (columns, horizon)
-        kind = np.int32 if distribution.action_shape == () else np.float32
         batch = Batch(
             raw_observations=np.empty((*shape, size)),
             observations=np.empty((*shape, size), np.float32),
-            actions=np.empty((*shape, *distribution.action_shape), kind),
+            actions=np.empty((*shape, *distribution.action_shape), distribution.action_type),
             rewards=np.empty(shape),
             terminated=np.empty(shape, bool),
             truncated=np.empty(shape, bool),

@@ -26,7 +26,7 @@ from trpo_mpi.algorithms.trpo import (
     trpo_step,
 )
 from trpo_mpi.config import Config, Grid
-from trpo_mpi.envs.make import Spaces
+from trpo_mpi.envs.spaces import Spaces
 from trpo_mpi.envs.vector import ColumnEnvs
 from trpo_mpi.normalization import Moments, ObservationNormalizer, column_moments, pool
 from trpo_mpi.parallel.communicator import Communicator

@@ -17,7 +17,8 @@ from trpo_mpi import display, tensorflow_setup
 from trpo_mpi.command_line import parse
 from trpo_mpi.config import Config, batch_grid
 from trpo_mpi.envs.capture import find_fault
-from trpo_mpi.envs.make import Spaces, check_env, make_env, quiet_gymnasium
+from trpo_mpi.envs.make import check_env, make_env, quiet_gymnasium
+from trpo_mpi.envs.spaces import Spaces
 from trpo_mpi.envs.vector import ColumnEnvs
 from trpo_mpi.envs.watchdog import Watchdog
 from trpo_mpi.errors import UsageError

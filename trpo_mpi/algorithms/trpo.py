@@ -85,13 +85,13 @@ class PolicyKernels:
         self._policy = policy
         self._columns = columns
         self._entcoeff = entcoeff
-        action_shape = policy.distribution.action_shape
-        action_type = tf.float32 if action_shape else tf.int32
         flat = tf.TensorSpec([policy.num_parameters], tf.float32)
         observations = tf.TensorSpec([columns, steps, size], tf.float32)
-        actions = tf.TensorSpec([columns, steps, *action_shape], action_type)
+        distribution = policy.distribution
+        shape = [columns, steps, *distribution.action_shape]
+        actions = tf.TensorSpec(shape, distribution.action_type)
         numbers = tf.TensorSpec([columns, steps], tf.float32)
-        parameters = tf.TensorSpec([columns, steps, policy.distribution.num_parameters], tf.float32)
+        parameters = tf.TensorSpec([columns, steps, distribution.num_parameters], tf.float32)
         fisher_observations = tf.TensorSpec([columns, fisher_steps, size], tf.float32)
         fisher_mask = tf.TensorSpec([columns, fisher_steps], tf.float32)
 

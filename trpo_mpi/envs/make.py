@@ -4,33 +4,12 @@ import difflib
 import os
 import sys
 import warnings
-from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any
 
 import gymnasium as gym
-import numpy as np
 
+from trpo_mpi.envs.spaces import Spaces
 from trpo_mpi.errors import UsageError
-from trpo_mpi.policies.distributions import distribution_for
-
-
-@dataclass(frozen=True)
-class Spaces:
-    """Observation and action space of an environment."""
-
-    observation: gym.spaces.Box
-    action: gym.Space[Any]
-
-    @classmethod
-    def of(cls, envs: gym.vector.VectorEnv[Any, Any, Any]) -> "Spaces":
-        """Those of a vector environment's single environments; see `check_env`."""
-        observation = cast(gym.spaces.Box, envs.single_observation_space)
-        return cls(observation, envs.single_action_space)
-
-    @property
-    def observation_size(self) -> int:
-        """Numbers in one flat observation, D."""
-        return int(np.prod(self.observation.shape))
 
 
 def make_env(env_id: str, render_mode: str | None = None) -> gym.Env[Any, Any]:
@@ -70,12 +49,13 @@ def check_env(env_id: str, render: bool = False) -> Spaces:
     env = make_env(env_id)
     if render and "human" not in env.metadata.get("render_modes", []):
         raise UsageError(f"--render: {env_id} has no window to show")
-    observation, action = env.observation_space, env.action_space
+    spaces = Spaces(env.observation_space, env.action_space)
     env.close()
-    if not isinstance(observation, gym.spaces.Box):
-        raise UsageError(f"--env {env_id}: its observation space {observation} is not a Box")
-    distribution_for(action)
-    return Spaces(observation, action)
+    try:
+        spaces.check()
+    except UsageError as error:
+        raise UsageError(f"--env {env_id}: {error}") from None
+    return spaces
 
 
 def quiet_gymnasium() -> None:

@@ -8,6 +8,7 @@ import gymnasium as gym
 import numpy as np
 
 from trpo_mpi.envs.capture import UnknownStateError, capture, restore
+from trpo_mpi.envs.spaces import flattener
 from trpo_mpi.envs.watchdog import Watchdog
 from trpo_mpi.errors import EnvironmentFault
 
@@ -47,7 +48,8 @@ class ColumnEnvs(gym.vector.VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
         batch = gym.vector.utils.batch_space
         self.observation_space = batch(self.single_observation_space, self.num_envs)
         self.action_space = batch(self.single_action_space, self.num_envs)
-        size = int(np.prod(self.single_observation_space.shape or ()))
+        self._flatten = flattener(self.single_observation_space)
+        size = gym.spaces.flatdim(self.single_observation_space)
         self._observations = np.zeros((self.num_envs, size))
         self._steps = np.zeros(self.num_envs, np.int64)
 
@@ -69,7 +71,13 @@ class ColumnEnvs(gym.vector.VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
         self._steps[place] = 0
 
     def _flat(self, observation: Any, place: int) -> np.ndarray:
-        flat = np.ravel(observation)
+        try:
+            flat = self._flatten(observation)
+        except (ValueError, LookupError, TypeError, AttributeError) as error:
+            raise EnvironmentFault(
+                f"an observation is not of the observation space {self.single_observation_space} "
+                f"{self._where(place)}: {observation} ({type(error).__name__}: {error})"
+            ) from None
         if len(flat) != self._observations.shape[1]:
             raise EnvironmentFault(
                 f"an observation has shape {np.shape(observation)} {self._where(place)}; "

@@ -30,6 +30,7 @@ class DiagonalGaussian:
         self.size = int(np.prod(space.shape))
         self.num_parameters = 2 * self.size
         self.action_shape: tuple[int, ...] = (self.size,)
+        self.action_type = np.float32
         self._low = space.low.reshape(-1).astype(np.float32)
         self._high = space.high.reshape(-1).astype(np.float32)
 
@@ -72,6 +73,10 @@ class DiagonalGaussian:
         """Noise of one environment for `steps` actions: (steps, A) float32."""
         return stream.standard_normal((steps, self.size), np.float32)
 
+    def choose(self, noisy: np.ndarray) -> np.ndarray:
+        """Actions from the network's output with noise upon it."""
+        return noisy
+
     def to_environment(self, actions: np.ndarray) -> np.ndarray:
         """Actions as the environment takes them: clipped to the Box and in its shape."""
         clipped = np.minimum(np.maximum(actions, self._low), self._high)
@@ -90,13 +95,14 @@ class Categorical:
         self.size = int(space.n)
         self.num_parameters = self.size
         self.action_shape: tuple[int, ...] = ()
+        self.action_type = np.int32
 
     def log_prob(self, parameters: tf.Tensor, actions: tf.Tensor) -> tf.Tensor:
         """log p(action) of integer actions."""
         import tensorflow as tf
 
         log_p = tf.nn.log_softmax(parameters)
-        return tf.reduce_sum(log_p * tf.one_hot(actions, self.size), axis=-1)
+        return tf.reduce_sum(log_p * tf.one_hot(actions, self.size, dtype=log_p.dtype), axis=-1)
 
     def entropy(self, parameters: tf.Tensor) -> tf.Tensor:
         """Entropy in nats."""
@@ -123,13 +129,126 @@ class Categorical:
         """Gumbel noise of one environment: the largest logit plus noise is a sample."""
         return stream.gumbel(size=(steps, self.size)).astype(np.float32)
 
+    def choose(self, noisy: np.ndarray) -> np.ndarray:
+        """Actions from the network's output with noise upon it."""
+        return np.argmax(noisy, axis=1)
+
     def to_environment(self, actions: np.ndarray) -> np.ndarray:
         """Actions as the environment takes them: integers from the space's start."""
         shifted: np.ndarray = actions.astype(np.int64) + int(self.space.start)
         return shifted
 
 
-Distribution = DiagonalGaussian | Categorical
+class MultiCategorical:
+    """Independent choices, for a MultiDiscrete space; parameters are the logits of each in turn.
+
+    Actions are indices from 0; `to_environment` adds the space's starts.
+    """
+
+    def __init__(self, space: gym.spaces.MultiDiscrete) -> None:
+        self.space = space
+        self._sizes = [int(n) for n in space.nvec.ravel()]
+        self._parts = [Categorical(gym.spaces.Discrete(n)) for n in self._sizes]
+        self._edges = np.cumsum(self._sizes)[:-1]
+        self.size = self.num_parameters = sum(self._sizes)
+        self.action_shape: tuple[int, ...] = (len(self._sizes),)
+        self.action_type = np.int32
+
+    def log_prob(self, parameters: tf.Tensor, actions: tf.Tensor) -> tf.Tensor:
+        """log p(action) of integer actions."""
+        logits = self._split(parameters)
+        return sum(p.log_prob(logits[i], actions[..., i]) for i, p in enumerate(self._parts))
+
+    def entropy(self, parameters: tf.Tensor) -> tf.Tensor:
+        """Entropy in nats."""
+        pairs = zip(self._parts, self._split(parameters), strict=True)
+        return sum(part.entropy(logits) for part, logits in pairs)
+
+    def kl(self, old: tf.Tensor, new: tf.Tensor) -> tf.Tensor:
+        """KL(old || new) in nats."""
+        triples = zip(self._parts, self._split(old), self._split(new), strict=True)
+        return sum(part.kl(before, after) for part, before, after in triples)
+
+    def fisher_product(self, parameters: tf.Tensor, tangent: tf.Tensor) -> tf.Tensor:
+        """Fisher matrix times a tangent: that of each choice in its own block."""
+        import tensorflow as tf
+
+        triples = zip(self._parts, self._split(parameters), self._split(tangent), strict=True)
+        return tf.concat([part.fisher_product(*both) for part, *both in triples], axis=-1)
+
+    def _split(self, parameters: tf.Tensor) -> list[tf.Tensor]:
+        import tensorflow as tf
+
+        return tf.split(parameters, self._sizes, axis=-1)
+
+    def draw_noise(self, stream: np.random.Generator, steps: int) -> np.ndarray:
+        """Gumbel noise of one environment, as for `Categorical`."""
+        return stream.gumbel(size=(steps, self.size)).astype(np.float32)
+
+    def choose(self, noisy: np.ndarray) -> np.ndarray:
+        """Actions from the network's output with noise upon it."""
+        logits = np.split(noisy, self._edges, axis=1)
+        return np.stack([np.argmax(part, axis=1) for part in logits], axis=1)
+
+    def to_environment(self, actions: np.ndarray) -> np.ndarray:
+        """Actions as the environment takes them: from the space's starts, in its shape."""
+        shaped: np.ndarray = actions.reshape(-1, *self.space.shape) + self.space.start
+        return shaped.astype(self.space.dtype)
+
+
+class Bernoulli:
+    """Independent bits, for a MultiBinary space; parameters are the logits of their being 1."""
+
+    def __init__(self, space: gym.spaces.MultiBinary) -> None:
+        self.space = space
+        self.size = self.num_parameters = int(np.prod(space.shape))
+        self.action_shape: tuple[int, ...] = (self.size,)
+        self.action_type = np.int32
+
+    def log_prob(self, parameters: tf.Tensor, actions: tf.Tensor) -> tf.Tensor:
+        """log p(action) of actions 0 and 1."""
+        import tensorflow as tf
+
+        signs = tf.cast(2 * actions - 1, parameters.dtype)
+        return tf.reduce_sum(tf.math.log_sigmoid(signs * parameters), axis=-1)
+
+    def entropy(self, parameters: tf.Tensor) -> tf.Tensor:
+        """Entropy in nats."""
+        import tensorflow as tf
+
+        one, zero = tf.math.log_sigmoid(parameters), tf.math.log_sigmoid(-parameters)
+        return -tf.reduce_sum(tf.exp(one) * one + tf.exp(zero) * zero, axis=-1)
+
+    def kl(self, old: tf.Tensor, new: tf.Tensor) -> tf.Tensor:
+        """KL(old || new) in nats."""
+        import tensorflow as tf
+
+        one, zero = tf.math.log_sigmoid(old), tf.math.log_sigmoid(-old)
+        new_one, new_zero = tf.math.log_sigmoid(new), tf.math.log_sigmoid(-new)
+        terms = tf.exp(one) * (one - new_one) + tf.exp(zero) * (zero - new_zero)
+        return tf.reduce_sum(terms, axis=-1)
+
+    def fisher_product(self, parameters: tf.Tensor, tangent: tf.Tensor) -> tf.Tensor:
+        """Fisher matrix times a tangent: p (1 - p) on each logit."""
+        import tensorflow as tf
+
+        return tf.sigmoid(parameters) * tf.sigmoid(-parameters) * tangent
+
+    def draw_noise(self, stream: np.random.Generator, steps: int) -> np.ndarray:
+        """Logistic noise of one environment: a bit is 1 where logit plus noise is above 0."""
+        return stream.logistic(size=(steps, self.size)).astype(np.float32)
+
+    def choose(self, noisy: np.ndarray) -> np.ndarray:
+        """Actions from the network's output with noise upon it."""
+        return (noisy > 0).astype(np.int32)
+
+    def to_environment(self, actions: np.ndarray) -> np.ndarray:
+        """Actions as the environment takes them: in the space's shape."""
+        shaped: np.ndarray = actions.reshape(-1, *self.space.shape).astype(self.space.dtype)
+        return shaped
+
+
+Distribution = DiagonalGaussian | Categorical | MultiCategorical | Bernoulli
 
 
 def distribution_for(space: gym.Space[Any]) -> Distribution:
@@ -138,6 +257,11 @@ def distribution_for(space: gym.Space[Any]) -> Distribution:
         return DiagonalGaussian(space)
     if isinstance(space, gym.spaces.Discrete):
         return Categorical(space)
+    if isinstance(space, gym.spaces.MultiDiscrete):
+        return MultiCategorical(space)
+    if isinstance(space, gym.spaces.MultiBinary):
+        return Bernoulli(space)
     raise UsageError(
-        f"the action space {space} is not supported; it must be a Box of floats or Discrete"
+        f"the action space {space} is not supported; it must be a Box of floats, Discrete, "
+        "MultiDiscrete or MultiBinary"
     )

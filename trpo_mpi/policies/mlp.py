@@ -64,6 +64,7 @@ class Actor:
 
     def __init__(self, policy: MlpPolicy, theta: np.ndarray, block: int) -> None:
         self._network = NumpyMlp(policy.network, theta, block)
+        self._choose = policy.distribution.choose
         self._std: np.ndarray | None = None
         if isinstance(policy.distribution, DiagonalGaussian):
             self._std = np.exp(theta[-policy.distribution.size :])
@@ -71,14 +72,11 @@ class Actor:
     def sample(self, observations: np.ndarray, noise: np.ndarray) -> np.ndarray:
         """Actions for (n, D) observations, from (n, size) noise of `draw_noise`."""
         output = self._network(observations)
-        if self._std is None:
-            return np.argmax(output + noise, axis=1)
-        return output + self._std * noise
+        return self._choose(output + (noise if self._std is None else self._std * noise))
 
     def mode(self, observations: np.ndarray) -> np.ndarray:
         """The most probable actions for (n, D) observations."""
-        output = self._network(observations)
-        return np.argmax(output, axis=1) if self._std is None else output
+        return self._choose(self._network(observations))
 
 
 def critic_network(observations: int, hidden: Sequence[int]) -> Mlp:

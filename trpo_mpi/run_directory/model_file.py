@@ -10,11 +10,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import gymnasium as gym
 import numpy as np
 
 from trpo_mpi.config import Config
-from trpo_mpi.envs.make import Spaces
+from trpo_mpi.envs.spaces import Spaces, from_tree, to_tree
 from trpo_mpi.errors import UsageError
 from trpo_mpi.normalization import Moments, ObservationNormalizer
 from trpo_mpi.policies.mlp import Actor, MlpPolicy, critic_network
@@ -103,11 +102,6 @@ def members(model: Model) -> dict[str, bytes]:
         if moments is not None:
             arrays[f"{name}_mean"], arrays[f"{name}_m2"] = moments.mean, moments.m2
             counts[name] = moments.count
-    arrays["observation_low"] = model.spaces.observation.low
-    arrays["observation_high"] = model.spaces.observation.high
-    action = model.spaces.action
-    if isinstance(action, gym.spaces.Box):
-        arrays["action_low"], arrays["action_high"] = action.low, action.high
     header = {
         "format": FORMAT,
         "env": model.env,
@@ -115,12 +109,13 @@ def members(model: Model) -> dict[str, bytes]:
         "net_arch": model.net_arch,
         "adam_steps": model.adam["steps"],
         "moment_counts": counts,
-        "action": {"n": int(action.n), "start": int(action.start)}
-        if isinstance(action, gym.spaces.Discrete)
-        else None,
     }
-    text = (json.dumps(header, indent=1) + "\n").encode()
-    return {"model.json": text} | {f"{name}.npy": archive.npy(a) for name, a in arrays.items()}
+    spaces = [to_tree(model.spaces.observation), to_tree(model.spaces.action)]
+    return {
+        "model.json": (json.dumps(header, indent=1) + "\n").encode(),
+        "spaces": archive.pack(spaces),
+        **{f"{name}.npy": archive.npy(array) for name, array in arrays.items()},
+    }
 
 
 def load(source: str, flag: str = "--load", which: str = "latest") -> Model:
@@ -172,21 +167,13 @@ def read(file: zipfile.ZipFile, folder: str = "") -> Model:
         stem, _, ending = name.removeprefix(folder).partition(".")
         if name.startswith(folder) and ending == "npy":
             arrays[stem] = archive.from_npy(file.read(name))
-    model = _model(header, arrays)
+    observation, action = archive.unpack(file.read(f"{folder}spaces"))
+    model = _model(header, arrays, Spaces(from_tree(observation), from_tree(action)))
     model.check_sizes()
     return model
 
 
-def _model(header: dict[str, Any], arrays: dict[str, np.ndarray]) -> Model:
-    low, high = arrays["observation_low"], arrays["observation_high"]
-    observation = gym.spaces.Box(low, high, dtype=low.dtype.type)
-    action: gym.Space[Any]
-    if header["action"] is not None:
-        action = gym.spaces.Discrete(header["action"]["n"], start=header["action"]["start"])
-    else:
-        low = arrays["action_low"]
-        action = gym.spaces.Box(low, arrays["action_high"], dtype=low.dtype.type)
-
+def _model(header: dict[str, Any], arrays: dict[str, np.ndarray], spaces: Spaces) -> Model:
     def moments(name: str) -> Moments | None:
         if name not in header["moment_counts"]:
             return None
@@ -198,7 +185,7 @@ def _model(header: dict[str, Any], arrays: dict[str, np.ndarray]) -> Model:
         env=header["env"],
         policy=header["policy"],
         net_arch=tuple(header["net_arch"]),
-        spaces=Spaces(observation, action),
+        spaces=spaces,
         theta=arrays["theta"],
         phi=arrays["phi"],
         normalizer=ObservationNormalizer(moments("observation")),

@@ -1,0 +1,92 @@
+"""Observation and action spaces: observations as flat vectors, and spaces as plain data."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+
+from trpo_mpi.errors import UsageError
+from trpo_mpi.policies.distributions import distribution_for
+
+
+@dataclass(frozen=True)
+class Spaces:
+    """Observation and action space of an environment."""
+
+    observation: gym.Space[Any]
+    action: gym.Space[Any]
+
+    @classmethod
+    def of(cls, envs: gym.vector.VectorEnv[Any, Any, Any]) -> "Spaces":
+        """Those of a vector environment's single environments."""
+        return cls(envs.single_observation_space, envs.single_action_space)
+
+    @property
+    def observation_size(self) -> int:
+        """Numbers in one flat observation, D."""
+        return gym.spaces.flatdim(self.observation)
+
+    def check(self) -> None:
+        """Raise `UsageError`, naming the space, where one can't be trained on."""
+        try:
+            to_tree(self.observation)
+        except TypeError:
+            raise UsageError(
+                f"the observation space {self.observation} is not supported; it must be a Box, "
+                "Discrete, MultiDiscrete or MultiBinary, or a Dict or Tuple of these"
+            ) from None
+        distribution_for(self.action)
+
+
+def flattener(space: gym.Space[Any]) -> Callable[[Any], np.ndarray]:
+    """A function from an observation of `space` to a flat vector, (D,).
+
+    A Box keeps its numbers; of Discrete and MultiDiscrete come one-hot vectors; the parts of Dict
+    and Tuple stand one behind the other.
+    """
+    if isinstance(space, gym.spaces.Box):
+        return np.ravel
+
+    def flatten(observation: Any) -> np.ndarray:
+        return np.asarray(gym.spaces.flatten(space, observation))
+
+    return flatten
+
+
+def to_tree(space: gym.Space[Any]) -> dict[str, Any]:
+    """A space as plain data; see `archive.pack`. Raises `TypeError` for one of another kind."""
+    if isinstance(space, gym.spaces.Box):
+        return {"box": [space.low, space.high]}
+    if isinstance(space, gym.spaces.Discrete):
+        return {"discrete": [int(space.n), int(space.start)]}
+    if isinstance(space, gym.spaces.MultiDiscrete):
+        return {"multi_discrete": [space.nvec, space.start]}
+    if isinstance(space, gym.spaces.MultiBinary):
+        return {"multi_binary": space.n if isinstance(space.n, int) else list(space.n)}
+    if isinstance(space, gym.spaces.Tuple):
+        return {"tuple": [to_tree(part) for part in space.spaces]}
+    if isinstance(space, gym.spaces.Dict):
+        return {"dict": [[key, to_tree(part)] for key, part in space.spaces.items()]}
+    raise TypeError(f"{space} is not supported")
+
+
+def from_tree(tree: dict[str, Any]) -> gym.Space[Any]:
+    """The space that `to_tree` was given."""
+    ((kind, content),) = tree.items()
+    if kind == "box":
+        low, high = content
+        return gym.spaces.Box(low, high, dtype=low.dtype.type)
+    if kind == "discrete":
+        return gym.spaces.Discrete(content[0], start=content[1])
+    if kind == "multi_discrete":
+        nvec, start = content
+        return gym.spaces.MultiDiscrete(nvec, dtype=nvec.dtype.type, start=start)
+    if kind == "multi_binary":
+        return gym.spaces.MultiBinary(content)
+    if kind == "tuple":
+        return gym.spaces.Tuple([from_tree(part) for part in content])
+    if kind == "dict":
+        return gym.spaces.Dict([(key, from_tree(part)) for key, part in content])
+    raise ValueError(f"there is no kind of space {kind!r}")
