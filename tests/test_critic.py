@@ -47,7 +47,7 @@ def test_gradient_is_that_of_half_the_squared_error_of_the_chosen_steps() -> Non
     observations = stream.standard_normal((2, 8, 3)).astype(np.float32)
     targets = stream.standard_normal((2, 8)).astype(np.float32)
     chosen = np.array([5, 1, 6, 0, 0, 0, 0, 0], np.int32)
-    weight = np.array([1, 1, 1, 0, 0, 0, 0, 0], np.float32)
+    weight = np.tile(np.array([1, 1, 1, 0, 0, 0, 0, 0], np.float32), (2, 1))
     given = critic._gradient_kernel(tf.constant(critic.phi), observations, targets, chosen, weight)
     phi = tf.Variable(critic.phi[None])
     for column in range(2):
@@ -67,7 +67,7 @@ def test_an_epoch_uses_every_step_once(steps: int, monkeypatch: pytest.MonkeyPat
 
     def recording(*args: Any) -> Any:
         chosen, weight = args[-2:]
-        seen.append(chosen[weight > 0].tolist())
+        seen.append(chosen[weight[0] > 0].tolist())
         rows = kernel(*args)
         means.append(rows.numpy().sum(0) / (2 * len(seen[-1])))
         return rows
@@ -81,13 +81,41 @@ def test_an_epoch_uses_every_step_once(steps: int, monkeypatch: pytest.MonkeyPat
     stream = np.random.default_rng(3)
     data = stream.standard_normal((2, 16, 3)).astype(np.float32)
     targets = stream.standard_normal((2, 16)).astype(np.float32)
-    critic.fit(data, targets, steps, 1e-3, 3, stream, Communicator(None, 2))
+    mask = np.ones((2, steps), bool)
+    critic.fit(data, targets, mask, 1e-3, 3, stream, Communicator(None, 2))
     epochs = [seen[i : i + 2] for i in range(0, 6, 2)]
     for first, second in epochs:
         assert sorted(first + second) == list(range(steps))
         assert len(first) == 8
     assert epochs[0] != epochs[1]
     np.testing.assert_allclose(given, means, atol=1e-6)
+
+
+def test_steps_that_do_not_count_change_nothing() -> None:
+    """Whatever stands there; and a minibatch's mean is over those that do."""
+    stream = np.random.default_rng(5)
+    data = stream.standard_normal((2, 16, 3)).astype(np.float32)
+    targets = stream.standard_normal((2, 16)).astype(np.float32)
+    mask = stream.random((2, 11)) < 0.6
+    results = []
+    for junk in (0.0, 1e3):
+        data[:, :11][~mask], targets[:, :11][~mask] = junk, junk
+        critic = make_critic()
+        order = np.random.default_rng(6)
+        critic.fit(data, targets, mask, 1e-3, 3, order, Communicator(None, 2))
+        results.append(critic.phi)
+    assert np.array_equal(*results)
+    # A whole batch as one minibatch: the first moment is a tenth of the mean gradient.
+    critic = make_critic(rows=11)
+    phi = critic.phi
+    critic.fit(data, targets, mask, 1e-3, 1, stream, Communicator(None, 2))
+    network = critic._network
+    weights = tf.Variable(phi[None])
+    with tf.GradientTape() as tape:
+        values = network(network.weights(weights), data[:, :11][mask][None])[0, :, 0]
+        loss = 0.5 * tf.reduce_mean((values - targets[:, :11][mask]) ** 2)
+    expected = 0.1 * tape.gradient(loss, weights)[0]
+    np.testing.assert_allclose(critic.adam.m, expected, rtol=1e-3, atol=1e-5)
 
 
 def test_learns_a_function() -> None:
@@ -100,5 +128,6 @@ def test_learns_a_function() -> None:
         return float(np.mean((critic.values(data.reshape(-1, 3)) - targets.ravel()) ** 2))
 
     before = error()
-    critic.fit(data, targets, 128, 1e-2, 40, stream, Communicator(None, 4))
+    mask = np.ones((4, 128), bool)
+    critic.fit(data, targets, mask, 1e-2, 40, stream, Communicator(None, 4))
     assert error() < 0.02 * before

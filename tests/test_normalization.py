@@ -8,6 +8,12 @@ from trpo_mpi.normalization import CLIP, Moments, ObservationNormalizer, column_
 FAR = pytest.mark.parametrize(("mean", "deviation"), [(0.0, 1.0), (1e6, 1.0), (-3e8, 0.5)])
 
 
+def moments_of(values: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """What `pool` takes, where every value counts."""
+    columns, steps, _ = values.shape
+    return np.full(columns, steps), *column_moments(values, np.ones((columns, steps), bool))
+
+
 def data(mean: float, deviation: float, *shape: int) -> np.ndarray:
     return np.random.default_rng(0).normal(mean, deviation, shape)
 
@@ -27,7 +33,7 @@ def test_merged_moments_are_the_pooled_ones(mean: float, deviation: float) -> No
 @FAR
 def test_columns_pooled_are_the_whole(mean: float, deviation: float) -> None:
     values = data(mean, deviation, 7, 50, 3) + np.arange(7)[:, None, None]
-    count, centre, m2 = pool(50, *column_moments(values))
+    count, centre, m2 = pool(*moments_of(values))
     flat = values.reshape(-1, 3)
     assert count == 350
     np.testing.assert_allclose(centre, flat.mean(0), rtol=1e-14)
@@ -35,19 +41,33 @@ def test_columns_pooled_are_the_whole(mean: float, deviation: float) -> None:
 
 
 def test_column_moments_by_hand() -> None:
-    means, m2 = column_moments(np.array([[[1.0], [3.0]], [[10.0], [10.0]]]))
+    counts, means, m2 = moments_of(np.array([[[1.0], [3.0]], [[10.0], [10.0]]]))
     assert means.tolist() == [[2], [10]]
     assert m2.tolist() == [[2], [0]]
-    assert pool(2, means, m2)[1:] == (np.array([6.0]), np.array([2 + 2 * (16 + 16)]))
+    assert pool(counts, means, m2)[1:] == (np.array([6.0]), np.array([2 + 2 * (16 + 16)]))
+
+
+@FAR
+def test_only_what_counts_is_pooled(mean: float, deviation: float) -> None:
+    """Columns of 50, 37 and no values that count; the others are junk."""
+    values = data(mean, deviation, 3, 50, 2) + np.arange(3)[:, None, None]
+    mask = np.random.default_rng(1).permutation(np.arange(150).reshape(3, 50) % 50, axis=1)
+    mask = mask < np.array([50, 37, 0])[:, None]
+    values[~mask] = 1e30
+    count, centre, m2 = pool(mask.sum(1), *column_moments(values, mask))
+    flat = values[mask]
+    assert count == 87
+    np.testing.assert_allclose(centre, flat.mean(0), rtol=1e-14)
+    np.testing.assert_allclose(m2 / count, flat.var(0), rtol=1e-6)
 
 
 def test_a_columns_moments_have_the_same_bits_alone() -> None:
     values = data(1.0, 1.0, 13, 37, 5)
-    means, m2 = column_moments(values)
+    _, means, m2 = moments_of(values)
     for i in range(13):
-        alone = column_moments(values[i : i + 1])
-        assert np.array_equal(alone[0][0], means[i])
-        assert np.array_equal(alone[1][0], m2[i])
+        _, mean, spread = moments_of(values[i : i + 1])
+        assert np.array_equal(mean[0], means[i])
+        assert np.array_equal(spread[0], m2[i])
 
 
 def test_nothing_merged_changes_nothing() -> None:
@@ -61,7 +81,7 @@ def test_nothing_merged_changes_nothing() -> None:
 @FAR
 def test_normalised_observations_are_standard(mean: float, deviation: float) -> None:
     values = data(mean, deviation, 4, 500, 3)
-    scaled = ObservationNormalizer(Moments(*pool(500, *column_moments(values))))(values)
+    scaled = ObservationNormalizer(Moments(*pool(*moments_of(values))))(values)
     assert scaled.dtype == np.float32
     np.testing.assert_allclose(scaled.mean((0, 1)), 0, atol=1e-5)
     np.testing.assert_allclose(scaled.std((0, 1)), 1, atol=1e-4)

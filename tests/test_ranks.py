@@ -72,14 +72,17 @@ def test_cartpole_dealt_unevenly_has_the_same_bits_on_1_3_ranks(
 @pytest.mark.parametrize(
     "arguments",
     [
-        HOPPER,
+        f"{HOPPER} --vf-iters 2",
         CARTPOLE.replace("7 ", "19 ").replace("525", "741").replace("3000", "4200 --vf-iters 2"),
-        "--env Humanoid-v4 --num-timesteps 12000",
+        "--env Humanoid-v4 --num-timesteps 12000 --vf-iters 1 --cg-iters 5",
     ],
     ids=["Hopper", "CartPole", "Humanoid"],
 )
 def test_same_bits_on_16_ranks(arguments: str, tmp_path: Path, python: Run, mpirun: Run) -> None:
-    """One environment a rank, an uneven deal, and 17 actions, no multiple of a SIMD width."""
+    """One environment a rank, an uneven deal, and 17 actions, no multiple of a SIMD width.
+
+    Few critic steps: ranks that wait keep the cores from those that work.
+    """
     compare(arguments, [16], tmp_path, python, mpirun)
 
 

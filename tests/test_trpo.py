@@ -50,6 +50,7 @@ def make_batch(policy: MlpPolicy, valid: int = STEPS) -> PolicyBatch:
         mask=mask,
         timesteps=COLUMNS * valid,
         fisher_rows=np.arange(STEPS),
+        fisher_timesteps=COLUMNS * valid,
     )
 
 
@@ -154,9 +155,7 @@ def test_a_columns_rows_have_the_same_bits_alone(
         product = kernels.fisher_product(tf.constant(theta), tf.constant(vector), mine[0], mine[3])
         losses = kernels.losses(tf.constant(theta + vector), *mine, old)
         critic = Critic(network, phi, own, steps, 16)
-        fit = critic._gradient_kernel(
-            tf.constant(phi), mine[0], mine[2], tf.constant(chosen), mine[3][0, :16]
-        )
+        fit = critic._gradient_kernel(phi, mine[0], mine[2], chosen, mine[3][:, :16])
         values = critic.values(observations[columns].reshape(-1, 11)).reshape(own, steps)
         return [gradient.numpy(), product.numpy(), losses.numpy(), fit.numpy(), values]
 
@@ -176,7 +175,7 @@ def hand_batch(actions: np.ndarray, advantages: list[float]) -> PolicyBatch:
     padded[0, :2] = actions
     observations = np.full((1, 8, 1), 7, np.float32)
     observations[0, :2] = 0
-    return PolicyBatch(observations, padded, numbers, weights, 2, np.arange(8))
+    return PolicyBatch(observations, padded, numbers, weights, 2, np.arange(8), 2)
 
 
 def test_gaussian_step_by_hand() -> None:
@@ -242,7 +241,12 @@ def test_masked_steps_contribute_nothing(space: gym.Space[Any]) -> None:
     new, others = take_step(policy, theta, junk)
     assert np.array_equal(new, expected)
     assert others == statistics
-    unmasked = replace(junk, mask=np.ones_like(batch.mask), timesteps=COLUMNS * STEPS)
+    unmasked = replace(
+        junk,
+        mask=np.ones_like(batch.mask),
+        timesteps=COLUMNS * STEPS,
+        fisher_timesteps=COLUMNS * STEPS,
+    )
     assert not np.array_equal(take_step(policy, theta, unmasked)[0], expected)
 
 
@@ -252,7 +256,8 @@ def test_fisher_rows_are_the_time_steps_used() -> None:
     batch = make_batch(policy)
     comm = Communicator(None, COLUMNS)
     few = PolicyKernels(policy, COLUMNS, STEPS, 2, SIZE, 0.0)
-    new, _ = trpo_step(theta, replace(batch, fisher_rows=np.array([1, 6])), few, comm, REGION)
+    two = replace(batch, fisher_rows=np.array([1, 6]), fisher_timesteps=2 * COLUMNS)
+    new, _ = trpo_step(theta, two, few, comm, REGION)
     kernels = make_kernels(policy)
     product = kernels.fisher_product
     repeated = tf.constant(np.tile(batch.observations[:, [1, 6]], (1, 4, 1)))

@@ -1,10 +1,37 @@
 """TRPO for Gymnasium environments, data-parallel over MPI ranks.
 
 Importing the package loads neither TensorFlow nor MPI; the commands do, once
-their flags are known to be right::
+their flags are known to be right, and `TRPO.learn`::
 
     python -m trpo_mpi.run_mujoco --env Hopper-v4
     mpirun -np 16 python -m trpo_mpi.run_mujoco --env Hopper-v4
+
+    from trpo_mpi import TRPO
+    TRPO("MlpPolicy", "CartPole-v1").learn(25000).save("cartpole")
 """
 
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from trpo_mpi.agent import TRPO, evaluate_policy
+    from trpo_mpi.policies.mlp import MlpPolicy
+
 __version__ = "0.1.0"
+__all__ = ["TRPO", "MlpPolicy", "evaluate_policy"]
+
+
+def __getattr__(name: str) -> Any:
+    """The classes a user holds, imported when first asked for: `--help` must not wait for them."""
+    if name in __all__:
+        from trpo_mpi.parallel import startup
+
+        startup.limit_threads()  # before NumPy is imported, if it is not yet
+    if name == "MlpPolicy":
+        from trpo_mpi.policies.mlp import MlpPolicy
+
+        return MlpPolicy
+    if name in __all__:
+        from trpo_mpi import agent
+
+        return getattr(agent, name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,7 +1,7 @@
 """The errors that end a command with one line instead of a traceback."""
 
 
-class UsageError(Exception):
+class UsageError(ValueError):
     """Something the user can put right: a flag, a path, an environment's name.
 
     Raised on every rank alike (see `Communicator.on_root`); the command prints its text

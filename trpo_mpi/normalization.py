@@ -46,22 +46,27 @@ class Moments:
         return deviation
 
 
-def column_moments(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def column_moments(values: np.ndarray, mask: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Mean and M2 over time of each column: (E, T, K) -> (E, K), (E, K).
 
     Column by column: a reduction over the whole block may add in another order for another
-    number of columns.
+    number of columns. `mask` (E, T) says which values count; of none, both are 0.
     """
-    means = np.stack([column.mean(axis=0) for column in values])
-    m2 = np.stack([((c - m) ** 2).sum(axis=0) for c, m in zip(values, means, strict=True)])
+    counted = [column[steps] for column, steps in zip(values, mask, strict=True)]
+    means = np.stack([c.sum(axis=0) / max(1, len(c)) for c in counted])
+    m2 = np.stack([((c - m) ** 2).sum(axis=0) for c, m in zip(counted, means, strict=True)])
     return means, m2
 
 
-def pool(count: int, means: np.ndarray, m2: np.ndarray) -> tuple[float, np.ndarray, np.ndarray]:
-    """Moments of all columns together, from (C, K) means and M2 of `count` values each."""
-    mean = means.mean(axis=0)
-    pooled = m2.sum(axis=0) + count * ((means - mean) ** 2).sum(axis=0)
-    return float(count * len(means)), mean, pooled
+def pool(
+    counts: np.ndarray, means: np.ndarray, m2: np.ndarray
+) -> tuple[float, np.ndarray, np.ndarray]:
+    """Moments of all columns together, from (C, K) means and M2 of `counts` (C,) values each."""
+    average = counts.mean()
+    weights = (counts / average)[:, None]
+    mean = (weights * means).mean(axis=0)
+    pooled = m2.sum(axis=0) + average * (weights * (means - mean) ** 2).sum(axis=0)
+    return float(counts.sum()), mean, pooled
 
 
 class ObservationNormalizer:

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from trpo_mpi.envs.adopted import AdoptedEnvs
 from trpo_mpi.envs.vector import ColumnEnvs
 from trpo_mpi.normalization import ObservationNormalizer
 from trpo_mpi.policies.distributions import Distribution
@@ -34,6 +35,9 @@ class Batch:
     """(E, T) bool: the episode truly ended with this step."""
     truncated: np.ndarray
     """(E, T) bool: it was cut off by a time limit."""
+    mask: np.ndarray
+    """(E, T) bool: a step that counts. Where it is False an environment was only being reset; what
+    else stands there means nothing."""
     cuts: list[tuple[int, int]] = field(default_factory=list)
     """(column, step) after which a value must be bootstrapped: truncations, and the last step
     of the batch where the episode goes on."""
@@ -45,7 +49,7 @@ class Batch:
     @property
     def ended(self) -> np.ndarray:
         """(E, T) bool: the next step belongs to another episode."""
-        return self.terminated | self.truncated
+        return self.terminated | self.truncated | ~self.mask
 
 
 class Sampler:
@@ -60,7 +64,7 @@ class Sampler:
 
     def __init__(
         self,
-        envs: ColumnEnvs,
+        envs: ColumnEnvs | AdoptedEnvs,
         seeds: Sequence[np.random.SeedSequence],
         distribution: Distribution,
     ) -> None:
@@ -75,6 +79,7 @@ class Sampler:
 
     def column_state(self, place: int) -> dict[str, Any]:
         """All that one column carries from batch to batch, as plain data."""
+        assert isinstance(self._envs, ColumnEnvs)
         return self._envs.capture(place) | {
             "noise": self._noise[place].bit_generator.state,
             "return": float(self._returns[place]),
@@ -83,6 +88,7 @@ class Sampler:
 
     def restore_column(self, place: int, state: dict[str, Any], seed: int) -> bool:
         """Put that back. False where a new episode had to begin, with `seed`."""
+        assert isinstance(self._envs, ColumnEnvs)
         self._noise[place].bit_generator.state = state["noise"]
         carried = self._envs.restore(place, state, seed)
         self._observations[place] = self._envs.observation(place)
@@ -103,6 +109,7 @@ class Sampler:
             rewards=np.empty(shape),
             terminated=np.empty(shape, bool),
             truncated=np.empty(shape, bool),
+            mask=np.ones(shape, bool),
         )
         for t in range(horizon):
             batch.raw_observations[:, t] = self._observations
@@ -116,7 +123,11 @@ class Sampler:
             batch.truncated[:, t] = truncated
             self._returns += rewards
             self._lengths += 1
-            if info:
+            if "reset" in info:
+                batch.mask[info["reset"], t] = False
+                self._returns[info["reset"]] = 0.0
+                self._lengths[info["reset"]] = 0
+            if "final_obs" in info:
                 self._finish_episodes(batch, t, info["final_obs"])
         for i in np.flatnonzero(~batch.ended[:, -1]):
             batch.cuts.append((int(i), horizon - 1))

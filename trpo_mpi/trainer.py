@@ -26,6 +26,7 @@ from trpo_mpi.algorithms.trpo import (
     trpo_step,
 )
 from trpo_mpi.config import Config, Grid
+from trpo_mpi.envs.adopted import AdoptedEnvs
 from trpo_mpi.envs.spaces import Spaces
 from trpo_mpi.envs.vector import ColumnEnvs
 from trpo_mpi.normalization import Moments, ObservationNormalizer, column_moments, pool
@@ -64,7 +65,7 @@ class Trainer:
         config: Config,
         grid: Grid,
         comm: Communicator,
-        envs: ColumnEnvs,
+        envs: ColumnEnvs | AdoptedEnvs,
         start: Model | None = None,
     ) -> None:
         self.config, self.grid, self.comm = config, grid, comm
@@ -90,8 +91,8 @@ class Trainer:
             self.policy, own, self._padded, self._fisher_steps, size, config.entcoeff
         )
         self._rows = _generator(config.seed, ROWS)  # choices of time steps: all ranks' alike
-        seeds = [stream(config.seed, COLUMN, column) for column in comm.columns]
-        self._sampler = Sampler(envs, seeds, self.policy.distribution)
+        self._envs = envs
+        self._sampler = self._new_sampler(COLUMN)
         self._discounted = np.zeros(own)
         self._block = safe_block(self.policy.network, self.theta)
         blocks = comm.gather_columns(np.full((own, 1), self._block))
@@ -104,6 +105,10 @@ class Trainer:
         """The policy of the iteration with the highest mean return of 100 episodes."""
         self._best_return = -np.inf
         self.started = time.perf_counter()
+
+    def _new_sampler(self, *key: int) -> Sampler:
+        seeds = [stream(self.config.seed, *key, column) for column in self.comm.columns]
+        return Sampler(self._envs, seeds, self.policy.distribution)
 
     @property
     def _first_horizon(self) -> bool:
@@ -152,22 +157,23 @@ class Trainer:
             batch.rewards, batch.ended, self._discounted, config.gamma
         )
         series = np.stack([advantages, targets, targets - values, discounted], axis=2)
-        parts = [*column_moments(series), *column_moments(batch.raw_observations)]
-        gathered, extras = self._gather(parts, len(batch.episodes), wish())
-        _, mean, m2 = pool(horizon, *gathered[:2])
-        variance = m2 / (horizon * self.grid.num_envs)
+        parts = [column_moments(x, batch.mask) for x in (series, batch.raw_observations)]
+        gathered, mask, extras = self._gather([*parts[0], *parts[1]], batch, wish())
+        counts = mask.sum(axis=1)
+        timesteps, mean, m2 = pool(counts, *gathered[:2])
+        variance = m2 / timesteps
         episodes = self._gather_episodes(batch, extras[:, 0])
-        counters.timesteps += horizon * self.grid.num_envs
+        counters.timesteps += int(timesteps)
 
         row: dict[str, Any] = {}
         scale = self._reward_scale()
         if not self._first_horizon:
             normalised = (advantages - mean[0]) / (np.sqrt(variance[0]) + 1e-8)
             max_kl = self._decayed(config.max_kl, config.final_max_kl)
-            step = self._step_policy(batch, normalised, max_kl)
+            step = self._step_policy(batch, normalised, mask, max_kl)
             policy_seconds = clock.lap()
             stepsize = self._decayed(config.vf_stepsize, config.vf_final_stepsize)
-            self._fit_critic(batch, targets, stepsize)
+            self._fit_critic(batch, targets, mask, stepsize)
             row |= {
                 "kl": step.kl,
                 "entropy": step.entropy,
@@ -179,7 +185,7 @@ class Trainer:
                 "policy_seconds": policy_seconds,
                 "critic_seconds": clock.lap(),
             }
-        self._merge_moments(horizon, gathered)
+        self._merge_moments(counts, gathered)
         self._broadcast()
         counters.iteration += 1
         seconds = clock.total()
@@ -189,9 +195,9 @@ class Trainer:
             "episodes": counters.episodes,
             "episode_return_mean": counters.return_mean,
             "episode_length_mean": counters.length_mean,
-            "timesteps_per_batch": horizon * self.grid.num_envs,
+            "timesteps_per_batch": int(timesteps),
             "reward_scale": scale,
-            "steps_per_second": horizon * self.grid.num_envs / seconds,
+            "steps_per_second": timesteps / seconds,
             "seconds": time.perf_counter() - self.started,
             "sample_seconds": sample_seconds,
             "mpi_seconds": comm.seconds - mpi_before,
@@ -219,7 +225,7 @@ class Trainer:
         observations = _pad(batch.observations, self._padded)
         flat = observations.reshape(columns * self._padded, -1)
         values = self.critic.values(flat).reshape(columns, self._padded)[:, :horizon]
-        next_values = np.empty_like(values)
+        next_values = np.zeros_like(values)
         next_values[:, :-1] = values[:, 1:]
         if batch.cuts:
             after = self.critic.values(self.normalizer(np.stack(batch.cut_observations)))
@@ -230,18 +236,24 @@ class Trainer:
         return values, gae(rewards, values, next_values, *ends, self.config.gamma, self.config.lam)
 
     def _gather(
-        self, parts: list[np.ndarray], episodes: int, wish: Wish
-    ) -> tuple[list[np.ndarray], np.ndarray]:
-        """All columns' moments, and with them (C, 2): episodes and wish of the column's rank."""
+        self, parts: list[np.ndarray], batch: Batch, wish: Wish
+    ) -> tuple[list[np.ndarray], np.ndarray, np.ndarray]:
+        """All columns' moments, their mask (C, T), and with them (C, 3).
+
+        These are the episodes and the wish of the column's rank, and a hash of its parameters.
+        """
         own = len(self.comm.columns)
         check = self.config.drift_check_every
         drift = self._fingerprint() if check and self.counters.iteration % check == 0 else 0.0
-        extras = np.tile([episodes, float(wish), drift], (own, 1))
+        extras = np.tile([len(batch.episodes), float(wish), drift], (own, 1))
+        parts = [*parts, np.packbits(batch.mask, axis=1).astype(np.float64)]
         everything = self.comm.gather_columns(np.concatenate([*parts, extras], axis=1))
         edges = np.cumsum([part.shape[1] for part in parts])
-        *moments, extras = np.split(everything, edges, axis=1)
+        *moments, packed, extras = np.split(everything, edges, axis=1)
         self._check_drift(extras[:, 2])
-        return moments, extras
+        horizon = batch.mask.shape[1]
+        mask = np.unpackbits(packed.astype(np.uint8), axis=1, count=horizon).astype(bool)
+        return moments, mask, extras
 
     def _fingerprint(self) -> float:
         """48 bits of a hash of the parameters and of Adam's state, as a float64 holds them."""
@@ -274,10 +286,11 @@ class Trainer:
         self.counters.lengths.extend(length for _, length in finished)
         return finished
 
-    def _step_policy(self, batch: Batch, advantages: np.ndarray, max_kl: float) -> PolicyStep:
+    def _step_policy(
+        self, batch: Batch, advantages: np.ndarray, mask: np.ndarray, max_kl: float
+    ) -> PolicyStep:
+        """Step on the own columns; `mask` (C, T) is that of all."""
         horizon = advantages.shape[1]
-        mask = np.zeros((len(advantages), self._padded), np.float32)
-        mask[:, :horizon] = 1.0
         chosen = np.arange(self._padded)
         if self._fisher_steps < self._padded:
             chosen[:horizon] = self._rows.permutation(horizon)
@@ -286,9 +299,10 @@ class Trainer:
             _pad(batch.observations, self._padded),
             _pad(batch.actions, self._padded),
             _pad(advantages.astype(np.float32), self._padded),
-            mask,
-            horizon * self.grid.num_envs,
+            _pad(batch.mask.astype(np.float32), self._padded),
+            int(mask.sum()),
             chosen,
+            max(1, int(mask[:, chosen[chosen < horizon]].sum())),
         )
         config = self.config
         region = TrustRegion(
@@ -306,23 +320,25 @@ class Trainer:
         done = min(1.0, self.counters.timesteps / self.schedule_timesteps)
         return first * (1 - done * (1 - final))
 
-    def _fit_critic(self, batch: Batch, targets: np.ndarray, stepsize: float) -> None:
+    def _fit_critic(
+        self, batch: Batch, targets: np.ndarray, mask: np.ndarray, stepsize: float
+    ) -> None:
         self.critic.fit(
             _pad(batch.observations, self._padded),
             _pad(targets.astype(np.float32), self._padded),
-            targets.shape[1],
+            mask,
             stepsize,
             self.config.vf_iters,
             self._rows,
             self.comm,
         )
 
-    def _merge_moments(self, horizon: int, gathered: list[np.ndarray]) -> None:
+    def _merge_moments(self, counts: np.ndarray, gathered: list[np.ndarray]) -> None:
         means, m2, observation_means, observation_m2 = gathered
         if self.normalizer.moments is not None:
-            self.normalizer.moments.merge(*pool(horizon, observation_means, observation_m2))
+            self.normalizer.moments.merge(*pool(counts, observation_means, observation_m2))
         if self.return_moments is not None:
-            self.return_moments.merge(*pool(horizon, means[:, 3:], m2[:, 3:]))
+            self.return_moments.merge(*pool(counts, means[:, 3:], m2[:, 3:]))
 
     def _broadcast(self) -> None:
         adam = self.critic.adam
@@ -378,7 +394,7 @@ class Trainer:
 
         Args:
             model, best, state: as the properties and methods of those names gave them.
-            columns: the states of all columns, C.
+            columns: the states of all columns, C; or none: then all begin new episodes.
 
         Returns how many of the own environments had to begin a new episode.
         """
@@ -392,6 +408,9 @@ class Trainer:
         self.comm.sum_columns.exponents = dict(state["exponents"])
         self.schedule_timesteps = state["schedule_timesteps"]
         self.started = time.perf_counter() - state["seconds"]
+        if not columns:
+            self._sampler = self._new_sampler(RESTART, self.counters.iteration)
+            return len(self.comm.columns)
         begun = 0
         for i, column in enumerate(self.comm.columns):
             key = (RESTART, self.counters.iteration, column)

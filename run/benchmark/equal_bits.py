@@ -64,10 +64,12 @@ class Update:
             np.ones_like(numbers),
             numbers.size,
             np.arange(self._fisher),
+            len(numbers) * self._fisher,
         )
         trpo_step(self._theta, batch, self._kernels, self._comm, self._settings)
         stream = np.random.default_rng(0)
-        arguments = (self._steps, self._stepsize, self._epochs, stream, self._comm)
+        mask = np.ones((len(numbers), self._steps), bool)
+        arguments = (mask, self._stepsize, self._epochs, stream, self._comm)
         self._critic.fit(observations, numbers, *arguments)
         return time.perf_counter() - start
 
@@ -88,7 +90,7 @@ def main() -> None:
     makers = [lambda: make_env(config.env)] * columns
     trainer = Trainer(config, grid, comm, ColumnEnvs(makers, range(columns)))
     exact = Update(trainer, columns, steps, comm)
-    plain_comm = SimpleNamespace(num_columns=1, sum_columns=plain_sum)
+    plain_comm = SimpleNamespace(num_columns=1, columns=range(1), sum_columns=plain_sum)
     plain = Update(trainer, 1, columns * steps, plain_comm)
     sampling, exact_times, plain_times = [], [], []
     for _ in range(TURNS):

@@ -53,7 +53,7 @@ class Critic:
         batch = tf.TensorSpec([columns, steps, size], tf.float32)
         numbers = tf.TensorSpec([columns, steps], tf.float32)
         chosen = tf.TensorSpec([self._padded_rows], tf.int32)
-        weight = tf.TensorSpec([self._padded_rows], tf.float32)
+        weight = tf.TensorSpec([columns, self._padded_rows], tf.float32)
         self._gradient_kernel = compiled(self._gradient, flat, batch, numbers, chosen, weight)
         rows_of_any_number = tf.TensorSpec([None, size], tf.float32)
         self._values_kernel = compiled(self._values, flat, rows_of_any_number)
@@ -85,7 +85,7 @@ class Critic:
         self,
         observations: np.ndarray,
         targets: np.ndarray,
-        steps: int,
+        mask: np.ndarray,
         stepsize: float,
         epochs: int,
         stream: np.random.Generator,
@@ -95,20 +95,23 @@ class Critic:
 
         Args:
             observations, targets: (E, T, D), (E, T) float32, T padded.
-            steps: time steps of T that count.
+            mask: (C, steps) bool, of all columns, own and others: which of the first `steps` of T
+                count.
             stepsize: Adam's.
             epochs: passes over the batch.
             stream: shared by all ranks; draws the order of the time steps.
         """
         data: list[Any] = [tf.constant(observations), tf.constant(targets)]
+        steps = mask.shape[1]
+        own = mask[comm.columns.start : comm.columns.stop]
         for _ in range(epochs):
             order = stream.permutation(steps).astype(np.int32)
             for first in range(0, steps, self._rows):
                 rows = order[first : first + self._rows]
                 chosen = np.zeros(self._padded_rows, np.int32)
-                weight = np.zeros(self._padded_rows, np.float32)
-                chosen[: len(rows)], weight[: len(rows)] = rows, 1.0
+                weight = np.zeros((self._columns, self._padded_rows), np.float32)
+                chosen[: len(rows)], weight[:, : len(rows)] = rows, own[:, rows]
                 gradient = self._gradient_kernel(self.phi, *data, chosen, weight)
                 total = comm.sum_columns("critic gradient", np.asarray(gradient))
-                mean = (total / (len(rows) * comm.num_columns)).astype(np.float32)
+                mean = (total / max(1, mask[:, rows].sum())).astype(np.float32)
                 self.phi = self.adam.update(self.phi, mean, stepsize)

@@ -49,6 +49,8 @@ class PolicyBatch:
     """Steps that count, over all ranks."""
     fisher_rows: np.ndarray
     """Time indices that Fisher-vector products use."""
+    fisher_timesteps: int
+    """Steps among them that count, over all ranks."""
 
 
 @dataclass(frozen=True)
@@ -175,14 +177,12 @@ def trpo_step(
     g, entropy = total[:-1], float(total[-1])
 
     chosen = batch.fisher_rows
-    fisher_mask = batch.mask[:, chosen]
-    fisher_data = [tf.constant(batch.observations[:, chosen]), tf.constant(fisher_mask)]
-    fisher_count = fisher_mask[0].sum() * comm.num_columns
+    fisher_data = [tf.constant(x[:, chosen]) for x in (batch.observations, batch.mask)]
 
     def fisher_product(v: np.ndarray) -> np.ndarray:
         rows = kernels.fisher_product(theta, v.astype(np.float32), *fisher_data)
         total = comm.sum_columns("Fisher-vector product", np.asarray(rows))
-        return total / fisher_count + settings.cg_damping * v
+        return total / batch.fisher_timesteps + settings.cg_damping * v
 
     solution = conjugate_gradient(fisher_product, g, settings.cg_iters)
     # x'Fx without another product: F x is g less the residual.

@@ -55,6 +55,46 @@ def flattener(space: gym.Space[Any]) -> Callable[[Any], np.ndarray]:
     return flatten
 
 
+def flat_rows(space: gym.Space[Any], observations: Any) -> tuple[np.ndarray, bool]:
+    """One observation of `space`, or a batch as Gymnasium's vector environments give it.
+
+    Returns flat rows (n, D), and whether it was one. Raises `ValueError`, naming shape and space,
+    for what is neither.
+    """
+    try:
+        if isinstance(space, gym.spaces.Box) and np.shape(observations)[1:] == space.shape:
+            return np.asarray(observations).reshape(len(observations), -1), False
+        flatten, number = flattener(space), _length(space, observations)
+        if number is None:
+            return flatten(observations)[None], True
+        batch = gym.vector.utils.batch_space(space, number)
+        return np.stack(
+            [flatten(one) for one in gym.vector.utils.iterate(batch, observations)]
+        ), False
+    except (ValueError, LookupError, TypeError, AttributeError) as error:
+        shape = (
+            "" if isinstance(observations, dict | tuple) else f" of shape {np.shape(observations)}"
+        )
+        raise ValueError(
+            f"an observation{shape} is neither of {space} nor a batch of it: {error}"
+        ) from None
+
+
+def _length(space: gym.Space[Any], observations: Any) -> int | None:
+    """The number of observations in a batch; None for a single one."""
+    if isinstance(space, gym.spaces.Dict):
+        name, part = next(iter(space.spaces.items()))
+        return _length(part, observations[name])
+    if isinstance(space, gym.spaces.Tuple):
+        return _length(space.spaces[0], observations[0])
+    shape, own = np.shape(observations), space.shape or ()
+    if shape == own:
+        return None
+    if shape[1:] == own and len(shape) == len(own) + 1:
+        return shape[0]
+    raise ValueError(f"the space has shape {own}")
+
+
 def to_tree(space: gym.Space[Any]) -> dict[str, Any]:
     """A space as plain data; see `archive.pack`. Raises `TypeError` for one of another kind."""
     if isinstance(space, gym.spaces.Box):

@@ -93,7 +93,8 @@ def connect() -> "Communicator":
             f"{name} started {size} processes, but {have}: each would train alone. "
             + _cure(name, world is not None)
         )
-    sys.excepthook = _abort_on_exception
+    if comm.size > 1:
+        sys.excepthook = _abort_on_exception
     return comm
 
 

@@ -83,6 +83,16 @@ class DiagonalGaussian:
         shaped: np.ndarray = clipped.reshape(-1, *self.space.shape)
         return shaped.astype(self.space.dtype, copy=False)
 
+    def from_environment(self, actions: np.ndarray) -> np.ndarray:
+        """(n, ...) actions of the space as `log_prob` takes them."""
+        return np.asarray(actions, np.float32).reshape(-1, self.size)
+
+    def describe(self, parameters: np.ndarray) -> Any:
+        """What (n, K) parameters mean: means and standard deviations, each in the space's shape."""
+        shape = (-1, *self.space.shape)
+        mean, log_std = np.split(parameters, 2, axis=1)
+        return mean.reshape(shape), np.exp(log_std).reshape(shape)
+
 
 class Categorical:
     """One of N choices, for a Discrete space; parameters are N logits.
@@ -137,6 +147,15 @@ class Categorical:
         """Actions as the environment takes them: integers from the space's start."""
         shifted: np.ndarray = actions.astype(np.int64) + int(self.space.start)
         return shifted
+
+    def from_environment(self, actions: np.ndarray) -> np.ndarray:
+        """(n,) actions of the space as `log_prob` takes them."""
+        return np.asarray(actions).reshape(-1).astype(np.int32) - int(self.space.start)
+
+    def describe(self, parameters: np.ndarray) -> Any:
+        """What (n, K) parameters mean: the probability of each choice."""
+        e = np.exp(parameters - parameters.max(axis=1, keepdims=True))
+        return e / e.sum(axis=1, keepdims=True)
 
 
 class MultiCategorical:
@@ -195,6 +214,16 @@ class MultiCategorical:
         shaped: np.ndarray = actions.reshape(-1, *self.space.shape) + self.space.start
         return shaped.astype(self.space.dtype)
 
+    def from_environment(self, actions: np.ndarray) -> np.ndarray:
+        """(n, ...) actions of the space as `log_prob` takes them."""
+        shifted = np.asarray(actions).reshape(-1, *self.space.shape) - self.space.start
+        return shifted.reshape(len(shifted), -1).astype(np.int32)
+
+    def describe(self, parameters: np.ndarray) -> Any:
+        """What (n, K) parameters mean: for each choice, the probabilities in it."""
+        logits = np.split(parameters, self._edges, axis=1)
+        return [part.describe(own) for part, own in zip(self._parts, logits, strict=True)]
+
 
 class Bernoulli:
     """Independent bits, for a MultiBinary space; parameters are the logits of their being 1."""
@@ -246,6 +275,14 @@ class Bernoulli:
         """Actions as the environment takes them: in the space's shape."""
         shaped: np.ndarray = actions.reshape(-1, *self.space.shape).astype(self.space.dtype)
         return shaped
+
+    def from_environment(self, actions: np.ndarray) -> np.ndarray:
+        """(n, ...) actions of the space as `log_prob` takes them."""
+        return np.asarray(actions).reshape(-1, self.size).astype(np.int32)
+
+    def describe(self, parameters: np.ndarray) -> Any:
+        """What (n, K) parameters mean: the probability of each bit's being 1."""
+        return (1 / (1 + np.exp(-parameters))).reshape(-1, *self.space.shape)
 
 
 Distribution = DiagonalGaussian | Categorical | MultiCategorical | Bernoulli

@@ -65,9 +65,11 @@ class Actor:
     def __init__(self, policy: MlpPolicy, theta: np.ndarray, block: int) -> None:
         self._network = NumpyMlp(policy.network, theta, block)
         self._choose = policy.distribution.choose
+        self._log_std: np.ndarray | None = None
         self._std: np.ndarray | None = None
         if isinstance(policy.distribution, DiagonalGaussian):
-            self._std = np.exp(theta[-policy.distribution.size :])
+            self._log_std = theta[-policy.distribution.size :]
+            self._std = np.exp(self._log_std)
 
     def sample(self, observations: np.ndarray, noise: np.ndarray) -> np.ndarray:
         """Actions for (n, D) observations, from (n, size) noise of `draw_noise`."""
@@ -77,6 +79,13 @@ class Actor:
     def mode(self, observations: np.ndarray) -> np.ndarray:
         """The most probable actions for (n, D) observations."""
         return self._choose(self._network(observations))
+
+    def parameters(self, observations: np.ndarray) -> np.ndarray:
+        """Distribution parameters for (n, D) observations: (n, K)."""
+        output = self._network(observations)
+        if self._log_std is None:
+            return output
+        return np.concatenate([output, np.broadcast_to(self._log_std, output.shape)], axis=1)
 
 
 def critic_network(observations: int, hidden: Sequence[int]) -> Mlp:

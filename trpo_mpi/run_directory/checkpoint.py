@@ -113,22 +113,11 @@ class CheckpointWriter:
         Raises `OSError`; then all older files are as they were.
         """
         self._folder.mkdir(exist_ok=True)
-        members = model_file.members(model)
-        header = {
-            "format": FORMAT,
-            "columns": len(columns),
-            "best": best is not None,
-            "settings": dataclasses.asdict(self._settings),
-        }
-        whole = members | {"settings.json": (json.dumps(header, indent=1) + "\n").encode()}
-        whole |= {"state": archive.pack(state)}
-        whole |= {f"columns/{i}": content for i, content in enumerate(columns)}
-        if best is not None:
-            whole |= {f"best/{name}": x for name, x in model_file.members(best).items()}
+        whole = members(self._settings, model, best, state, columns)
         with archive.whole_file(self._folder / f"{state['counters']['iteration']:08d}.zip") as file:
             archive.write(file, whole)
         with archive.whole_file(self._run / "model.zip") as file:
-            archive.write(file, members)
+            archive.write(file, model_file.members(model))
         if best is not None and best is not self._best:
             model_file.save(self._folder / "best.zip", best)
             self._best = best
@@ -140,6 +129,29 @@ class CheckpointWriter:
     def postpone(self) -> None:
         """Try again only when the next is due."""
         self._last = time.monotonic()
+
+
+def members(
+    settings: Config,
+    model: Model,
+    best: Model | None,
+    state: dict[str, Any],
+    columns: Sequence[bytes],
+) -> dict[str, bytes]:
+    """What a checkpoint file is made of; see `CheckpointWriter.write`."""
+    header = {
+        "format": FORMAT,
+        "columns": len(columns),
+        "best": best is not None,
+        "settings": dataclasses.asdict(settings),
+    }
+    whole = model_file.members(model)
+    whole |= {"settings.json": (json.dumps(header, indent=1) + "\n").encode()}
+    whole |= {"state": archive.pack(state)}
+    whole |= {f"columns/{i}": content for i, content in enumerate(columns)}
+    if best is not None:
+        whole |= {f"best/{name}": x for name, x in model_file.members(best).items()}
+    return whole
 
 
 def numbered(run: Path) -> list[Path]:

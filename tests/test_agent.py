@@ -1,0 +1,362 @@
+"""The Python class: its trainer, its files, what it predicts, and every kind of environment."""
+
+import subprocess
+import sys
+import time
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+import pytest
+from conftest import Run, environment
+from gymnasium.vector import AutoresetMode, SyncVectorEnv
+from test_spaces import ACTIONS, OBSERVATIONS, Random
+from toy_envs import Constant, Counter
+
+from trpo_mpi import TRPO, MlpPolicy, evaluate_policy
+from trpo_mpi.envs.adopted import AdoptedEnvs
+from trpo_mpi.run_directory import checkpoint, model_file
+
+SMALL = {"net_arch": [8], "timesteps_per_batch": 64, "num_envs": 4, "vf_batch": 64}
+KEPT = Path(__file__).parent / "cartpole.zip"
+
+
+def small(env: Any = "CartPole-v1", **more: Any) -> TRPO:
+    return TRPO("MlpPolicy", env, **(SMALL | more))
+
+
+def bits(model: TRPO) -> list[bytes]:
+    whole = model._whole()
+    return [x.tobytes() for x in (whole.theta, whole.phi, whole.adam["m"], whole.adam["v"])]
+
+
+PAGE = """
+import gymnasium as gym
+from trpo_mpi import TRPO, MlpPolicy
+env = gym.make_vec("CartPole-v1", num_envs=4)
+model = TRPO(MlpPolicy, env, verbose=1)
+model.learn(total_timesteps=25000)
+model.save("trpo_cartpole")
+del model
+model = TRPO.load("trpo_cartpole")
+obs, _ = env.reset()
+for _ in range(500):
+    action, _states = model.predict(obs)
+    obs, reward, terminated, truncated, info = env.step(action)
+"""
+
+
+def test_the_pages_example_runs(tmp_path: Path, python: Run) -> None:
+    (tmp_path / "page.py").write_text(PAGE, encoding="utf-8")
+    result = python("page.py")
+    assert result.returncode == 0, result.stderr
+    assert result.stderr == ""
+    assert "25" in result.stdout.splitlines()[-1]  # the last iteration's line
+    assert (tmp_path / "trpo_cartpole.zip").exists()
+
+
+def test_positional_arguments_are_stable_baselines() -> None:
+    model = TRPO("MlpPolicy", None, 0.9, 512, 0.02, 7, 0.8, 0.1, 0.3, 1e-3, 4, 0)
+    config = model.config
+    assert (config.gamma, config.timesteps_per_batch, config.max_kl) == (0.9, 512, 0.02)
+    assert (config.cg_iters, config.lam, config.entcoeff) == (7, 0.8, 0.1)
+    assert (config.cg_damping, config.vf_stepsize, config.vf_iters) == (0.3, 1e-3, 4)
+    defaults = TRPO("MlpPolicy", None).config
+    assert (defaults.gamma, defaults.timesteps_per_batch, defaults.lam) == (0.99, 1024, 0.98)
+    assert (defaults.vf_batch, defaults.normalize_observations) == (128, False)
+
+
+def test_learning_in_parts_goes_on() -> None:
+    whole, parts = small(), small()
+    whole.learn(640)
+    assert parts.learn(320) is parts
+    parts.learn(320)
+    assert bits(whole) == bits(parts)
+    assert parts._state is not None
+    assert parts._state["counters"]["timesteps"] == 640
+
+
+@pytest.mark.parametrize("seed", [1, 2])
+def test_a_seed_given_to_learn_is_the_runs(seed: int) -> None:
+    later, before = small(), small(seed=seed)
+    assert bits(later.learn(128, seed=seed)) == bits(before.learn(128))
+    assert bits(later) != bits(small().learn(128))
+    with pytest.raises(ValueError, match="seed is 9, but this run has begun with"):
+        later.learn(128, seed=9)
+
+
+def test_saved_and_loaded_it_predicts_the_same_and_goes_on(tmp_path: Path) -> None:
+    model = small(normalize_observations=True, normalize_returns=True).learn(640)
+    model.save(tmp_path / "model")
+    assert [path.name for path in tmp_path.iterdir()] == ["model.zip"]
+    loaded = TRPO.load(tmp_path / "model", env="CartPole-v1")
+    assert bits(loaded) == bits(model)
+    assert loaded.config == model.config
+    rows = np.random.default_rng(0).standard_normal((50, 4))
+    for deterministic in (True, False):
+        given, expected = (m.predict(rows, deterministic=deterministic)[0] for m in (loaded, model))
+        assert np.array_equal(given, expected)
+    assert np.array_equal(loaded.predict_values(rows), model.predict_values(rows))
+    state = loaded._state
+    assert state is not None
+    assert state["counters"]["timesteps"] == 640
+    loaded.learn(64)
+    assert loaded._state is not None
+    assert loaded._state["counters"]["timesteps"] == 704
+    assert loaded._whole().adam["steps"] > model._whole().adam["steps"] > 0
+    # What it learns from is new: neither the first episodes nor the first noise again.
+    assert bits(loaded) != bits(model)
+
+
+def test_a_commands_files_can_be_loaded(tmp_path: Path) -> None:
+    model = small(normalize_observations=True).learn(256)
+    model_file.save(tmp_path / "model.zip", model._whole())
+    loaded = TRPO.load(tmp_path / "model.zip")
+    assert loaded.config.net_arch == (8,)
+    rows = np.random.default_rng(0).standard_normal((5, 4))
+    assert np.array_equal(loaded.predict_values(rows), model.predict_values(rows))
+
+
+def test_the_kept_file_is_loaded_for_ever() -> None:
+    """Written once by this class, and never again."""
+    assert KEPT.stat().st_size < 50_000
+    model = TRPO.load(KEPT)
+    rows = np.array([[0.01, 0.5, -0.02, -0.8], [0.0, -0.5, 0.05, 0.9]])
+    assert model.predict(rows, deterministic=True)[0].tolist() == [0, 1]
+    np.testing.assert_allclose(model.predict_values(rows), [98.853185, 96.276187], rtol=1e-6)
+    assert evaluate_policy(model, "CartPole-v1", 5)[0] > 150
+
+
+def test_loading_takes_neither_tensorflow_nor_mpi(tmp_path: Path) -> None:
+    code = (
+        "import sys; from trpo_mpi import TRPO; "
+        f"model = TRPO.load({str(KEPT)!r}); model.predict([0, 0, 0, 0]); "
+        "print([m for m in ('tensorflow', 'mpi4py') if m in sys.modules])"
+    )
+    command = [sys.executable, "-c", code]
+    result = subprocess.run(
+        command, cwd=tmp_path, env=environment(), capture_output=True, text=True, check=False
+    )
+    assert result.stdout.strip() == "[]", result.stderr
+
+
+@pytest.mark.parametrize("name", ["none.zip", "empty.zip", "newer.zip"])
+def test_files_that_are_refused(name: str, tmp_path: Path) -> None:
+    (tmp_path / "empty.zip").write_bytes(b"")
+    model = small()
+    text = b'{"format": 99, "columns": 0, "best": false, "settings": {}}'
+    members = checkpoint.members(model.config, model._whole(), None, {}, [])
+    with zipfile.ZipFile(tmp_path / "newer.zip", "w") as file:
+        for member, content in (members | {"settings.json": text}).items():
+            file.writestr(member, content)
+    with pytest.raises(ValueError, match=name):
+        TRPO.load(tmp_path / name)
+
+
+SCRIPT = """
+import sys
+from trpo_mpi import TRPO
+model = TRPO("MlpPolicy", "CartPole-v1", net_arch=(8,), {more}).learn({steps})
+model.save("{name}")
+"""
+
+
+def test_the_same_bits_on_any_number_of_ranks(tmp_path: Path, python: Run, mpirun: Run) -> None:
+    for ranks in (1, 2, 3):
+        name = f"on{ranks}"
+        script = SCRIPT.format(name=name, steps=4096, more="vf_batch=512")
+        (tmp_path / "script.py").write_text(script, encoding="utf-8")
+        result = python("script.py") if ranks == 1 else mpirun(ranks, "script.py")
+        assert result.returncode == 0, result.stderr
+    contents = [(tmp_path / f"on{ranks}.zip").read_bytes() for ranks in (1, 2, 3)]
+    assert contents[0] == contents[1] == contents[2]
+
+
+STOPS = """
+from mpi4py import MPI
+from trpo_mpi import TRPO
+rank = MPI.COMM_WORLD.Get_rank()
+calls = []
+def callback(its, _):
+    calls.append(its["self"])
+    if len(calls) == 3 and rank == 1:
+        {what}
+TRPO("MlpPolicy", "CartPole-v1", net_arch=(8,), vf_batch=512).learn(10**6, callback)
+print(f"ended after {{len(calls)}}\\n", end="", flush=True)
+"""
+
+
+@pytest.mark.parametrize("what", ["return False", "raise RuntimeError('the callback broke')"])
+def test_a_callback_on_one_rank_stops_or_ends_all(what: str, tmp_path: Path, mpirun: Run) -> None:
+    (tmp_path / "script.py").write_text(STOPS.format(what=what), encoding="utf-8")
+    started = time.monotonic()
+    result = mpirun(2, "script.py")
+    if what == "return False":
+        assert result.returncode == 0, result.stderr
+        assert result.stdout.count("ended after 3") == 2
+    else:
+        assert result.returncode != 0
+        assert result.stderr.count("RuntimeError: the callback broke") == 1
+        assert "ended" not in result.stdout
+    assert time.monotonic() - started < 60
+
+
+def test_a_callback_alone() -> None:
+    calls: list[int] = []
+
+    def callback(its: dict[str, Any], _: dict[str, Any]) -> bool:
+        calls.append(its["trainer"].counters.iteration)
+        return len(calls) < 3
+
+    model = small().learn(10_000, callback)
+    assert calls == [0, 1, 2]
+    assert model._state is not None
+    assert model._state["counters"]["iteration"] == 3
+
+
+@pytest.mark.parametrize("mode", [AutoresetMode.NEXT_STEP, AutoresetMode.SAME_STEP])
+def test_autoreset_gives_what_single_environments_give(mode: AutoresetMode) -> None:
+    """Every step once: rewards, ends and final observations; a reset is no step."""
+    both = AdoptedEnvs(SyncVectorEnv([Counter] * 2, autoreset_mode=mode))
+    observations, _ = both.reset(seed=[3, 4])
+    single = Counter()
+    expected, _ = single.reset()
+    seen = 0
+    while seen < 40:
+        before = observations[0]
+        observations, rewards, terminated, truncated, info = both.step(np.zeros(2, np.int64))
+        if info.get("reset", [False])[0]:
+            assert (rewards[0], terminated[0], truncated[0]) == (0, False, False)
+            expected, _ = single.reset()
+            assert np.array_equal(observations[0], expected)
+            continue
+        assert np.array_equal(before, expected)
+        expected, reward, over, cut, _ = single.step(0)
+        assert (rewards[0], terminated[0], truncated[0]) == (reward, over, cut)
+        if over or cut:
+            assert np.array_equal(info["final_obs"][0], expected)
+            if mode == AutoresetMode.SAME_STEP:
+                expected, _ = single.reset()
+        assert np.array_equal(observations[0], expected)
+        seen += 1
+
+
+@pytest.mark.parametrize("end", ["terminated", "truncated"])
+@pytest.mark.parametrize("mode", [AutoresetMode.NEXT_STEP, AutoresetMode.SAME_STEP])
+def test_values_under_autoreset_are_those_in_closed_form(mode: AutoresetMode, end: str) -> None:
+    """Reward 1 for ever where a time limit cuts, for the rest of 5 steps where the end is true."""
+    envs = SyncVectorEnv([lambda: Constant(end)] * 4, autoreset_mode=mode)
+    model = small(
+        envs,
+        gamma=0.5,
+        lam=0.9,
+        timesteps_per_batch=256,
+        vf_iters=20,
+        vf_stepsize=0.01,
+        vf_final_stepsize=0.05,
+        normalize_observations=True,
+    )
+    model.learn(256 * 40)
+    steps = np.arange(5)
+    observations = np.stack([np.full(5, 2500), np.full(5, 500), steps], 1).astype(float)
+    left = 5 - steps if end == "terminated" else np.full(5, np.inf)
+    expected = (1 - 0.5**left) / (1 - 0.5)
+    values = model.predict_values(observations)
+    np.testing.assert_allclose(values, expected, atol=0.2)
+    assert model._state is not None
+    assert all(length == 5 for length in model._state["counters"]["lengths"])
+    assert all(total == 5 for total in model._state["counters"]["returns"])
+
+
+def test_disabled_autoreset_is_refused() -> None:
+    envs = SyncVectorEnv([Counter], autoreset_mode=AutoresetMode.DISABLED)
+    with pytest.raises(ValueError, match="DISABLED; it must be NEXT_STEP or SAME_STEP"):
+        small(envs, timesteps_per_batch=64).learn(64)
+
+
+@pytest.mark.parametrize("action", ACTIONS.values(), ids=ACTIONS)
+@pytest.mark.parametrize("observation", OBSERVATIONS.values(), ids=OBSERVATIONS)
+def test_predicts_for_one_and_for_many(observation: gym.Space[Any], action: gym.Space[Any]) -> None:
+    model = small(lambda: Random(observation, action))
+    batch = gym.vector.utils.batch_space(observation, 3)
+    one, many = observation.sample(), batch.sample()
+    assert model.predict(one)[0] in action
+    assert all(a in action for a in model.predict(many)[0])
+    assert np.shape(model.predict_values(one)) == ()
+    assert model.predict_values(many).shape == (3,)
+    actions = np.stack([action.sample() for _ in range(3)])
+    probabilities = model.action_probability(many, actions=actions)
+    assert probabilities.shape == (3,)
+    assert (probabilities > 0).all()
+    described = model.action_probability(many)
+    alone = model.action_probability(one)
+    if isinstance(action, gym.spaces.Discrete):
+        np.testing.assert_allclose(described.sum(1), 1, rtol=1e-6)
+        rows = np.arange(3), actions - action.start
+        np.testing.assert_allclose(probabilities, described[rows], rtol=1e-5)
+        assert alone.shape == (3,)
+    if isinstance(action, gym.spaces.Box):
+        mean, std = described
+        assert mean.shape == std.shape == (3, 2, 2)
+        assert alone[0].shape == (2, 2)
+        assert np.array_equal(
+            model.predict(one, deterministic=True)[0], np.clip(alone[0], action.low, action.high)
+        )
+
+
+@pytest.mark.parametrize("wrong", [np.zeros(3), np.zeros((2, 5)), np.zeros((1, 2, 4)), None, "x"])
+def test_an_observation_of_another_shape_is_refused_by_name(wrong: Any) -> None:
+    with pytest.raises(ValueError, match=r"is neither of Box\(.* nor a batch of it"):
+        small().predict(wrong)
+
+
+def test_set_env_holds_the_spaces_together() -> None:
+    model = TRPO("MlpPolicy", None, **SMALL)
+    assert model.get_env() is None
+    for use in (lambda: model.learn(64), lambda: model.predict(np.zeros(4))):
+        with pytest.raises(ValueError, match="set_env gives one"):
+            use()
+    model.set_env("CartPole-v1")
+    model.learn(128)
+    env = gym.make("CartPole-v1")
+    model.set_env(env)
+    assert model.get_env() is model.env is env
+    model.learn(32)  # one environment, and a batch of 64: it was changed since
+    with pytest.raises(ValueError, match=r"observation space Box.* but the environment has Box"):
+        model.set_env("Pendulum-v1")
+    assert model.env is env
+
+
+@pytest.mark.parametrize(
+    ("settings", "error", "words"),
+    [
+        ({"gama": 0.9}, TypeError, "no argument 'gama'"),
+        ({"outdir": "here"}, TypeError, "no argument 'outdir'"),
+        ({"gamma": 7.0}, ValueError, "gamma is 7.0; it must be a number from 0 to 1"),
+        ({"policy": "MlpLnPolicy"}, ValueError, "policy is 'MlpLnPolicy'; it must be"),
+        ({"env": "CartPoll-v1"}, ValueError, "near matches are CartPole"),
+    ],
+    ids=["name", "commands", "range", "policy", "env"],
+)
+def test_wrong_arguments(settings: dict[str, Any], error: type[Exception], words: str) -> None:
+    with pytest.raises(error, match=words):
+        TRPO(**settings)
+
+
+def test_evaluation_plays_whole_episodes() -> None:
+    """Counter's n-th step pays n, and episodes last 3, 4, 5 steps."""
+    model = small(Counter)
+    mean, deviation = evaluate_policy(model, Counter, n_eval_episodes=3)
+    episodes = [1 + 2 + 3, 4 + 5 + 6 + 7, 8 + 9 + 10 + 11 + 12]
+    assert mean == pytest.approx(np.mean(episodes))
+    assert deviation == pytest.approx(np.std(episodes))
+    for mode in (AutoresetMode.NEXT_STEP, AutoresetMode.SAME_STEP):
+        envs = SyncVectorEnv([Counter] * 3, autoreset_mode=mode)
+        mean, _ = evaluate_policy(model, envs, n_eval_episodes=6)
+        assert mean == pytest.approx((episodes[0] + episodes[1]) / 2)
+
+
+def test_policy_class_and_name_are_the_same() -> None:
+    assert bits(TRPO(MlpPolicy, "CartPole-v1", **SMALL)) == bits(small())

@@ -1,0 +1,447 @@
+"""TRPO as a Python class, with the names of Stable-Baselines' TRPO, on Gymnasium.
+
+    from trpo_mpi import TRPO
+    model = TRPO("MlpPolicy", "CartPole-v1").learn(25000)
+    action, _ = model.predict(observation)
+
+`learn` is the commands' trainer; a script that calls it runs under `mpirun` unchanged. To act, load
+and save takes neither TensorFlow nor MPI.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import os
+import sys
+import zipfile
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import gymnasium as gym
+import numpy as np
+
+from trpo_mpi.config import Config, Grid, batch_grid
+from trpo_mpi.display import Display
+from trpo_mpi.envs import given
+from trpo_mpi.envs.adopted import AdoptedEnvs
+from trpo_mpi.envs.given import Env
+from trpo_mpi.envs.spaces import Spaces, flat_rows
+from trpo_mpi.envs.vector import ColumnEnvs
+from trpo_mpi.errors import UsageError
+from trpo_mpi.normalization import Moments, ObservationNormalizer
+from trpo_mpi.parallel import startup
+from trpo_mpi.policies.distributions import Distribution, distribution_for
+from trpo_mpi.policies.mlp import Actor, MlpPolicy, critic_network
+from trpo_mpi.policies.networks import NumpyMlp, safe_block
+from trpo_mpi.run_directory import archive, checkpoint, model_file
+from trpo_mpi.run_directory.model_file import Model
+from trpo_mpi.state import CRITIC, POLICY, Wish, stream
+
+if TYPE_CHECKING:
+    from trpo_mpi.parallel.communicator import Communicator
+    from trpo_mpi.trainer import Trainer
+
+STABLE_BASELINES: dict[str, Any] = {
+    "final_max_kl": 1.0,
+    "fisher_fraction": 0.2,
+    "line_search_shrink": 0.5,
+    "vf_batch": 128,
+    "vf_final_stepsize": 1.0,
+    "normalize_observations": False,
+    "normalize_returns": False,
+}
+"""Where Stable-Baselines' TRPO differs from the commands' defaults, beside the arguments below."""
+
+SETTINGS = {field.name for field in dataclasses.fields(Config)} - set(
+    "env policy num_timesteps outdir resume allow_changes load which checkpoint_every max_hours "
+    "env_timeout render check".split()
+)
+"""Fields of `Config` that are arguments here; the others are the commands' alone."""
+
+
+class TRPO:
+    """Trust-region policy optimisation (Schulman et al. 2015), data-parallel over MPI ranks.
+
+    Args:
+        policy: the kind of policy network, by name or class; MlpPolicy so far.
+        env: what to train on. An id or a function that gives an environment: environments are made
+            and dealt out over the ranks, and their number changes nothing. An environment or a
+            vector environment: it is this rank's own. None until `set_env`.
+        gamma, timesteps_per_batch, max_kl, cg_iters, lam, entcoeff, cg_damping, vf_stepsize,
+            vf_iters: as the fields of those names in `Config`, counted over all ranks.
+        verbose: 0 prints nothing, 1 progress, 2 TensorFlow's log as well.
+        more: other fields of `Config`, those in `SETTINGS`: `seed`, `num_envs`, `net_arch`, ...
+
+    Raises `ValueError` for a value out of range and for spaces that can't be trained on, and
+    `TypeError` for an argument that there is not.
+    """
+
+    def __init__(
+        self,
+        policy: str | type[MlpPolicy] = "MlpPolicy",
+        env: Env | None = None,
+        gamma: float = 0.99,
+        timesteps_per_batch: int = 1024,
+        max_kl: float = 0.01,
+        cg_iters: int = 10,
+        lam: float = 0.98,
+        entcoeff: float = 0.0,
+        cg_damping: float = 1e-2,
+        vf_stepsize: float = 3e-4,
+        vf_iters: int = 3,
+        verbose: int = 0,
+        **more: Any,
+    ) -> None:
+        name = policy if isinstance(policy, str) else policy.__name__
+        named = dict(locals())
+        unknown = sorted(set(more) - SETTINGS)
+        if unknown:
+            raise TypeError(f"TRPO() has no argument {unknown[0]!r}")
+        if name != "MlpPolicy":
+            raise UsageError(f"policy is {name!r}; it must be 'MlpPolicy'")
+        settings = STABLE_BASELINES | {key: named[key] for key in SETTINGS & set(named)} | more
+        settings = {key: tuple(x) if isinstance(x, list) else x for key, x in settings.items()}
+        self.config = Config(**settings)
+        self.config.validate()
+        self.verbose = verbose
+        self.env: Env | None = None
+        self._model: Model | None = None
+        self._state: dict[str, Any] | None = None
+        self._trainer: Trainer | None = None
+        self._forget()
+        if env is not None:
+            self.set_env(env)
+
+    def get_env(self) -> Env | None:
+        """What it trains on, as it was given."""
+        return self.env
+
+    def set_env(self, env: Env) -> None:
+        """Train on this from now on. Raises `ValueError` if its spaces are others than before."""
+        spaces = given.spaces_of(env)
+        spaces.check()
+        if self._model is None:
+            self.config = replace(self.config, env=given.name_of(env))
+            self._model = self._initial(spaces)
+        for what in ("observation", "action"):
+            its, new = (getattr(s, what) for s in (self._model.spaces, spaces))
+            if its != new:
+                raise UsageError(f"the model has {what} space {its}, but the environment has {new}")
+        self.env, self._trainer = env, None
+
+    def _initial(self, spaces: Spaces) -> Model:
+        """The model that training begins from."""
+        config, size = self.config, spaces.observation_size
+        policy = MlpPolicy(size, spaces.action, config.net_arch, config.init_logstd)
+        critic = critic_network(size, config.net_arch)
+        theta, phi = (
+            part.initialise(np.random.default_rng(stream(config.seed, key)))
+            for part, key in ((policy, POLICY), (critic, CRITIC))
+        )
+        normalised, scaled = config.normalize_observations, config.normalize_returns
+        return Model(
+            env=config.env,
+            policy=config.policy,
+            net_arch=config.net_arch,
+            spaces=spaces,
+            theta=theta,
+            phi=phi,
+            normalizer=ObservationNormalizer(Moments.none(size) if normalised else None),
+            return_moments=Moments.none(1) if scaled else None,
+            adam={"steps": 0, "m": np.zeros_like(phi), "v": np.zeros_like(phi)},
+        )
+
+    def learn(
+        self,
+        total_timesteps: int,
+        callback: Callable[[dict[str, Any], dict[str, Any]], Any] | None = None,
+        seed: int | None = None,
+        log_interval: int = 100,
+    ) -> TRPO:
+        """Train for so many further time steps, counted over all ranks; call it on all of them.
+
+        Args:
+            total_timesteps: further steps; a second call goes on where the first has ended.
+            callback: called with `locals()` and `globals()` in each iteration; where it returns
+                False, on all ranks or on one alone, this iteration is the last of the call.
+            seed: of all that is random in the run; before its first iteration only.
+            log_interval: iterations between the lines that `verbose` prints.
+
+        Returns this model.
+        """
+        if seed is not None and seed != self.config.seed:
+            self._reseed(seed)
+        if self._trainer is None:
+            self._trainer = self._set_up()
+        trainer = self._trainer
+        done = trainer.counters.timesteps
+        if not done:
+            trainer.schedule_timesteps = total_timesteps
+        trainer.config = replace(trainer.config, num_timesteps=done + total_timesteps)
+        shown = None
+        if self.verbose and trainer.comm.is_root:
+            shown = Display(trainer.config.num_timesteps, done)
+
+        def wish() -> Wish:
+            goes_on = callback is None or callback(scope, globals()) is not False
+            return Wish.NOTHING if goes_on else Wish.STOP
+
+        asked = Wish.NOTHING
+        while asked != Wish.STOP and trainer.finished() is None:
+            scope = {"self": self, **locals()}
+            row, _, asked = trainer.iterate(wish)
+            self._forget(trainer)
+            last = asked == Wish.STOP or trainer.finished() is not None
+            if shown is not None and (last or row["iteration"] % log_interval == 0):
+                shown.show(row)
+        if shown is not None:
+            shown.close()
+        return self
+
+    def _reseed(self, seed: int) -> None:
+        if self._state is not None:
+            raise UsageError(f"seed is {seed}, but this run has begun with {self.config.seed}")
+        config = replace(self.config, seed=seed)
+        config.validate()
+        self.config, self._trainer = config, None
+        if self._model is not None:
+            self._model = self._initial(self._model.spaces)
+
+    def _forget(self, trainer: Trainer | None = None) -> None:
+        """Take the trainer's parameters, and drop what was made of older ones."""
+        if trainer is not None:
+            self._model, self._state = trainer.model(), trainer.state()
+        self._actor: Actor | None = None
+        self._critic: NumpyMlp | None = None
+        self._noise = np.random.default_rng(self.config.seed)
+
+    def _set_up(self) -> Trainer:
+        """The trainer of this model, on all ranks."""
+        env = self.env
+        if env is None:
+            raise UsageError("there is no environment to learn in: set_env gives one")
+        comm = startup.connect()
+        _tensorflow(self.config.gpu, comm.local_rank(), self.verbose)
+        comm, grid, envs = comm.everywhere(lambda: _environments(env, self.config, comm))
+        if given.is_own(env) and comm.size > 1 and comm.is_root:
+            note = "each rank's own: the result depends on the number of ranks"
+            print(f"note: this environment is {note}", file=sys.stderr, flush=True)
+        from trpo_mpi.trainer import Trainer
+
+        trainer = Trainer(self.config, grid, comm, envs, self._whole())
+        if self._state is not None:
+            trainer.resume(self._whole(), None, self._state, [])
+        return trainer
+
+    def predict(
+        self,
+        observation: Any,
+        state: Any = None,
+        mask: Any = None,
+        deterministic: bool = False,
+    ) -> tuple[Any, Any]:
+        """The action for an observation, or actions for a batch; and `state`, which is None here.
+
+        `state` and `mask` are for recurrent policies. Raises `ValueError` for an observation that
+        has not the space's shape.
+        """
+        rows, one = self._rows(observation)
+        actions = self.act(rows, deterministic)
+        return (actions[0] if one else actions), None
+
+    def act(self, rows: np.ndarray, deterministic: bool) -> np.ndarray:
+        """Actions of the environment for normalised flat observations, (n, D)."""
+        actor, distribution = self._acting(), self._distribution()
+        if deterministic:
+            return distribution.to_environment(actor.mode(rows))
+        noise = distribution.draw_noise(self._noise, len(rows))
+        return distribution.to_environment(actor.sample(rows, noise))
+
+    def action_probability(
+        self, observation: Any, state: Any = None, mask: Any = None, actions: Any = None
+    ) -> Any:
+        """The distribution over actions, or the probability of given ones.
+
+        Args:
+            observation: one, or a batch of n.
+            state, mask: for recurrent policies.
+            actions: as many actions of the action space, or None.
+
+        Returns, without `actions`: for Discrete the probability of each choice; for MultiDiscrete
+        a list of these; for MultiBinary the probability of each bit; for Box means and standard
+        deviations. With `actions`: their probability, for Box the density (before clipping).
+        """
+        rows, one = self._rows(observation)
+        distribution = self._distribution()
+        parameters = self._acting().parameters(rows)
+        if actions is None:
+            described = distribution.describe(parameters)
+            if not one:
+                return described
+            many = isinstance(described, list | tuple)
+            return type(described)(x[0] for x in described) if many else described[0]
+        chosen = distribution.from_environment(np.asarray(actions))
+        if len(chosen) != len(rows):
+            raise UsageError(f"there are {len(rows)} observations, but {len(chosen)} actions")
+        import tensorflow as tf
+
+        log_prob = distribution.log_prob(tf.constant(parameters), tf.constant(chosen))
+        probabilities = np.exp(np.asarray(log_prob))
+        return probabilities[0] if one else probabilities
+
+    def predict_values(self, observation: Any) -> Any:
+        """The critic's value of an observation, or (n,) of a batch, in units of the reward."""
+        rows, one = self._rows(observation)
+        model = self._whole()
+        if self._critic is None:
+            network = critic_network(model.spaces.observation_size, model.net_arch)
+            self._critic = NumpyMlp(network, model.phi, safe_block(network, model.phi))
+        scale = 1.0 if model.return_moments is None else float(model.return_moments.deviation[0])
+        values = self._critic(rows)[:, 0].astype(np.float64) * scale
+        return values[0] if one else values
+
+    @property
+    def normalizer(self) -> ObservationNormalizer:
+        """What makes flat observations what the policy takes."""
+        return self._whole().normalizer
+
+    def _whole(self) -> Model:
+        if self._model is None:
+            raise UsageError("there is no environment yet, so no policy: set_env gives one")
+        return self._model
+
+    def _rows(self, observation: Any) -> tuple[np.ndarray, bool]:
+        model = self._whole()
+        rows, one = flat_rows(model.spaces.observation, observation)
+        return model.normalizer(rows), one
+
+    def _distribution(self) -> Distribution:
+        return distribution_for(self._whole().spaces.action)
+
+    def _acting(self) -> Actor:
+        if self._actor is None:
+            self._actor = self._whole().actor()
+        return self._actor
+
+    def save(self, path: str | Path) -> None:
+        """Write the model to one file, whole or not at all: rank 0 does. `.zip` is added.
+
+        JSON and plain arrays; with the normaliser, Adam's moments and the counters.
+        """
+        model = self._whole()
+        if startup.launched()[2] != 0:
+            return
+        path = Path(path)
+        if path.suffix != ".zip":
+            path = path.with_name(path.name + ".zip")
+        # Nothing of the clock: the same training gives the same bytes.
+        state = self._state and self._state | {"seconds": 0.0}
+        members = checkpoint.members(self.config, model, None, state or {}, [])
+        with archive.whole_file(path) as file:
+            archive.write(file, members)
+
+    @classmethod
+    def load(cls, path: str | Path, env: Env | None = None, **kwargs: Any) -> TRPO:
+        """A model that `save` or a command has written; `.zip` may be left out.
+
+        Args:
+            path: the file.
+            env: what to go on training on.
+            kwargs: settings that are to differ, as in the constructor.
+
+        Raises `ValueError`, naming the file, if it is missing, damaged or of a newer format, or if
+        the environment's spaces are others.
+        """
+        path = Path(path)
+        if not path.exists() and path.suffix != ".zip":
+            path = path.with_name(path.name + ".zip")
+        found, settings, state = _read(path)
+        kept = {name: getattr(settings, name) for name in SETTINGS}
+        model = cls(found.policy, **(kept | kwargs))
+        found.check_fits(model.config, found.spaces, str(path))
+        model.config = replace(model.config, env=found.env)
+        model._model, model._state = found, state
+        if env is not None:
+            model.set_env(env)
+        return model
+
+
+def _read(path: Path) -> tuple[Model, Config, dict[str, Any] | None]:
+    """Model, settings and state of a file; of a command's `model.zip` it is the model alone."""
+    try:
+        with zipfile.ZipFile(path) as file:
+            if "settings.json" not in file.namelist():
+                model = model_file.read(file)
+                settings = Config(
+                    net_arch=model.net_arch,
+                    normalize_observations=model.normalizer.moments is not None,
+                    normalize_returns=model.return_moments is not None,
+                )
+                return model, settings, None
+        whole = checkpoint.read(path)
+        return whole.model, whole.settings, whole.state or None
+    except FileNotFoundError:
+        raise UsageError(f"there is no {path}") from None
+    except archive.NewerFormatError as error:
+        raise UsageError(f"{path} {error}") from None
+    except archive.DAMAGE as error:
+        raise UsageError(f"{path} is not a whole model file: {error}") from None
+
+
+def evaluate_policy(
+    model: TRPO, env: Env, n_eval_episodes: int = 10, deterministic: bool = True, seed: int = 0
+) -> tuple[float, float]:
+    """Mean and standard deviation of the returns of so many episodes.
+
+    Of several environments each plays its share: the first to end would favour short episodes.
+    """
+    number = env.num_envs if isinstance(env, gym.vector.VectorEnv) else 1
+    envs = given.columns_of(env, range(number))
+    share = [(n_eval_episodes + i) // number for i in range(number)]
+    observations, _ = envs.reset(seed=[seed + i for i in range(number)])
+    running, returns = np.zeros(number), [list[float]() for _ in range(number)]
+    while any(len(own) < wanted for own, wanted in zip(returns, share, strict=True)):
+        actions = model.act(model.normalizer(observations), deterministic)
+        observations, rewards, _, _, info = envs.step(actions)
+        running += rewards
+        running[info.get("reset", [])] = 0.0
+        for i in info.get("final_obs", {}):
+            if len(returns[i]) < share[i]:
+                returns[i].append(float(running[i]))
+            running[i] = 0.0
+    flat = [total for own in returns for total in own]
+    return float(np.mean(flat)), float(np.std(flat))
+
+
+def _environments(
+    env: Env, config: Config, comm: Communicator
+) -> tuple[Communicator, Grid, ColumnEnvs | AdoptedEnvs]:
+    """The grid, the ranks that share its columns, and this rank's environments."""
+    if given.is_own(env):
+        own = env.num_envs if isinstance(env, gym.vector.VectorEnv) else 1
+        numbers = comm.gather_rows(np.array([[own]]), np.ones(comm.size, int))
+        if (numbers != own).any():
+            raise UsageError(
+                f"the ranks have {', '.join(str(n) for n in numbers[:, 0])} environments; "
+                "each must have as many as the others"
+            )
+        config = replace(config, num_envs=own * comm.size)
+    grid = batch_grid(config, comm.size)
+    comm = comm.with_columns(grid.num_envs)
+    return comm, grid, given.columns_of(env, comm.columns)
+
+
+@functools.cache
+def _tensorflow(gpu: str, local_rank: int, verbose: int) -> None:
+    """Set TensorFlow up for this process, once."""
+    if verbose > 1:
+        os.environ["TF_CPP_MIN_LOG_LEVEL"] = "0"
+    from trpo_mpi import tensorflow_setup
+
+    try:
+        tensorflow_setup.set_up(gpu, local_rank)
+    except RuntimeError:  # it has been used before: its threads and devices can't be changed
+        print("note: TensorFlow was in use; its threads stay as they are", file=sys.stderr)

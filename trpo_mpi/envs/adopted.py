@@ -1,0 +1,103 @@
+"""A vector environment that the user has made, in the place of `ColumnEnvs`."""
+
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+from gymnasium.vector import AutoresetMode
+
+from trpo_mpi.envs.spaces import flat_rows, flattener
+from trpo_mpi.errors import EnvironmentFault, UsageError
+
+
+class AdoptedEnvs(gym.vector.VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
+    """Gives what `ColumnEnvs` gives, from any Gymnasium vector environment.
+
+    With NEXT_STEP autoreset an environment that has ended spends its next step on the reset: that
+    step is no time step, and is named in `info["reset"]` (E,).
+
+    Args:
+        envs: the vector environment, one column of this rank for each of its environments.
+        columns: the global index of each.
+    """
+
+    def __init__(
+        self, envs: gym.vector.VectorEnv[Any, Any, Any], columns: range | None = None
+    ) -> None:
+        # Gymnasium's default, also where a vector environment does not say.
+        self._mode = envs.metadata.get("autoreset_mode", AutoresetMode.NEXT_STEP)
+        if self._mode == AutoresetMode.DISABLED:
+            raise UsageError(
+                "the vector environment has autoreset_mode DISABLED; it must be NEXT_STEP or "
+                "SAME_STEP"
+            )
+        self.envs = envs
+        self.num_envs = envs.num_envs
+        self.columns = list(columns or range(envs.num_envs))
+        self.single_observation_space = envs.single_observation_space
+        self.single_action_space = envs.single_action_space
+        self.observation_space, self.action_space = envs.observation_space, envs.action_space
+        self.metadata = {"autoreset_mode": AutoresetMode.SAME_STEP}
+        self._flatten = flattener(self.single_observation_space)
+        self._ended = np.zeros(self.num_envs, bool)
+        self._observations = np.zeros((self.num_envs, 0))
+
+    def reset(
+        self, *, seed: Any = None, options: dict[str, Any] | None = None
+    ) -> tuple[np.ndarray, dict[str, Any]]:
+        """Start new episodes: (E, D) float64 observations. Of the seeds the first is used."""
+        # One number is what every vector environment takes; it seeds its own from that.
+        first = None if seed is None else int(np.ravel(seed)[0])
+        observations, _ = self.envs.reset(seed=first, options=options)
+        self._ended[:] = False
+        self._observations = self._rows(observations)
+        self._check(np.zeros(self.num_envs))
+        return self._observations.copy(), {}
+
+    def step(
+        self, actions: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, dict[str, Any]]:
+        """Observations (E, D), rewards, terminated, truncated (E,) and info."""
+        observations, rewards, terminated, truncated, given = self.envs.step(actions)
+        rewards = np.asarray(rewards, np.float64)
+        self._observations = self._rows(observations)
+        self._check(rewards)
+        info: dict[str, Any] = {}
+        if self._ended.any():
+            info["reset"] = self._ended
+        ended = np.asarray(terminated) | np.asarray(truncated)
+        if ended.any():
+            places = [int(i) for i in np.flatnonzero(ended)]
+            info["final_obs"] = {i: self._final(i, given) for i in places}
+        self._ended = ended if self._mode == AutoresetMode.NEXT_STEP else np.zeros_like(ended)
+        return self._observations.copy(), rewards, terminated, truncated, info
+
+    def _final(self, place: int, info: dict[str, Any]) -> np.ndarray:
+        """The last observation of an episode that has just ended, flat."""
+        if self._mode == AutoresetMode.NEXT_STEP:
+            return self._observations[place].copy()
+        if "final_obs" not in info:
+            raise EnvironmentFault("a SAME_STEP vector environment gives no info['final_obs']")
+        return self._flatten(_part(info["final_obs"], place)).astype(np.float64)
+
+    def _rows(self, observations: Any) -> np.ndarray:
+        return flat_rows(self.single_observation_space, observations)[0].astype(np.float64)
+
+    def _check(self, rewards: np.ndarray) -> None:
+        for i in range(self.num_envs):
+            if not np.isfinite(self._observations[i].sum() + rewards[i]):
+                raise EnvironmentFault(
+                    f"an observation or reward is not finite in environment {self.columns[i]}: "
+                    f"observation {self._observations[i]}, reward {rewards[i]}"
+                )
+
+    def close_extras(self, **kwargs: Any) -> None:
+        """Close the user's vector environment."""
+        self.envs.close(**kwargs)
+
+
+def _part(infos: Any, place: int) -> Any:
+    """One environment's part of an info, which Gymnasium batches key by key."""
+    if isinstance(infos, dict):
+        return {key: _part(infos[key], place) for key in infos if f"_{key}" in infos}
+    return infos[place]

@@ -1,0 +1,55 @@
+"""What a user may give as an environment: an id, a function, an environment or a vector of them."""
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import gymnasium as gym
+
+from trpo_mpi.envs.adopted import AdoptedEnvs
+from trpo_mpi.envs.make import make_env
+from trpo_mpi.envs.spaces import Spaces
+from trpo_mpi.envs.vector import ColumnEnvs
+
+VectorEnv = gym.vector.VectorEnv[Any, Any, Any]
+Env = str | Callable[[], gym.Env[Any, Any]] | gym.Env[Any, Any] | VectorEnv
+
+
+def is_own(env: Env) -> bool:
+    """Whether it is this rank's own, and not a way to make as many as are wanted."""
+    return isinstance(env, gym.Env | gym.vector.VectorEnv)
+
+
+def name_of(env: Env) -> str:
+    """What a file calls the environment."""
+    if isinstance(env, str):
+        return env
+    spec = getattr(env, "spec", None)
+    return spec.id if spec is not None else getattr(env, "__name__", type(env).__name__)
+
+
+def _make(env: Env) -> gym.Env[Any, Any]:
+    if isinstance(env, str):
+        return make_env(env)
+    if isinstance(env, gym.Env):
+        return env
+    assert not isinstance(env, gym.vector.VectorEnv)
+    return env()
+
+
+def columns_of(env: Env, columns: range) -> ColumnEnvs | AdoptedEnvs:
+    """The environments of this rank's columns."""
+    if isinstance(env, gym.vector.VectorEnv):
+        return AdoptedEnvs(env, columns)
+    return ColumnEnvs([functools.partial(_make, env)] * len(columns), columns, carry=False)
+
+
+def spaces_of(env: Env) -> Spaces:
+    """Observation and action space."""
+    if isinstance(env, gym.vector.VectorEnv):
+        return Spaces.of(env)
+    one = _make(env)
+    spaces = Spaces(one.observation_space, one.action_space)
+    if one is not env:
+        one.close()
+    return spaces
