@@ -36,13 +36,15 @@ ${TRPO_MPI_MPIEXEC:-mpiexec} -n "$(wc -l <"$PBS_NODEFILE")" \
     $TRPO_MPI_ARGS &
 mpiexec=$!
 # `qsig` may reach this shell alone. Open MPI's mpiexec passes USR1 on, and not TERM.
-trap 'kill -USR1 $mpiexec' USR1
-trap 'deleted=yes; kill -USR1 $mpiexec' TERM
-wait $mpiexec
-code=$?
-while kill -0 $mpiexec 2>/dev/null; do # the wait was cut short by a signal
+trap 'signalled=yes; kill -USR1 $mpiexec' USR1
+trap 'signalled=yes; deleted=yes; kill -USR1 $mpiexec' TERM
+code=127
+signalled=yes
+while [ -n "$signalled" ]; do # which cuts a wait short; what ended meanwhile still has its code
+    signalled=
     wait $mpiexec
-    code=$?
+    waited=$?
+    [ $waited -eq 127 ] || code=$waited # 127: the code has been had
 done
 
 # Stopped with a checkpoint: start me again, but for a job that qdel has ended.
