@@ -282,6 +282,29 @@ def test_an_environment_that_hangs_ends_the_job(tmp_path: Path, mpirun: Run) -> 
     assert "toy_envs.py" in result.stderr  # where it hangs
 
 
+def test_an_environment_that_hangs_in_c_code_ends_the_job(tmp_path: Path, mpirun: Run) -> None:
+    """Where no other thread of Python gets to run."""
+    result = mpirun(3, *FAULTY, "--env-timeout", "3", **fault("spin", tmp_path))
+    seconds = time.time() - float((tmp_path / "time").read_text(encoding="utf-8"))
+    assert seconds < 60  # three of them on two cores, and seconds of processor time
+    assert result.returncode not in (0, 2)
+    assert "toy_envs.py" in result.stderr
+
+
+def test_a_job_that_was_suspended_goes_on(tmp_path: Path) -> None:
+    """For longer than an environment may take, as Slurm's gang scheduling does it."""
+    command = [sys.executable, "-m", MODULE, *PENDULUM, "--env-timeout", "2", "--outdir", "run"]
+    with started(command, tmp_path) as job:
+        wait_for(job, tmp_path / "run", 2)
+        for _ in range(2):
+            os.kill(job.pid, signal.SIGSTOP)
+            time.sleep(5)
+            os.kill(job.pid, signal.SIGCONT)
+            time.sleep(0.3)
+        _, err = job.communicate(timeout=120)
+    assert job.returncode == 0, err
+
+
 def test_an_observation_of_another_shape_ends_the_job(tmp_path: Path, mpirun: Run) -> None:
     result = mpirun(3, *FAULTY, **fault("shape", tmp_path))
     assert result.returncode == 1

@@ -2,6 +2,7 @@
 
 import itertools
 import os
+import re
 import time
 from pathlib import Path
 from typing import Any
@@ -76,8 +77,8 @@ class Noisy(Counter):
 class Faulty(Noisy):
     """Goes wrong at step FAULT_STEP, in environment number FAULT_MADE (from 0) of rank FAULT_RANK.
 
-    FAULT says how: `raise`, `hang`, `shape` of an observation, or `observation`, `reward` for a NaN
-    there. The time at which it does is left in the file FAULT_TIME.
+    FAULT says how: `raise`, `hang`, `spin` in C code, `shape` of an observation, or `observation`,
+    `reward` for a NaN there. The time at which it does is left in the file FAULT_TIME.
     """
 
     made = 0
@@ -100,6 +101,8 @@ class Faulty(Noisy):
                 raise ValueError("the toy broke")
             if self.fault == "hang":
                 time.sleep(1000)
+            if self.fault == "spin":
+                re.match("(a+)+b", "a" * 60)  # takes for ever, and keeps Python's lock
             if self.fault == "shape":
                 observation = observation[:2]
             elif self.fault == "reward":

@@ -2,6 +2,7 @@
 
 import faulthandler
 import os
+import signal
 import sys
 import threading
 import time
@@ -34,17 +35,21 @@ class Watchdog:
 
     def _look(self, limit: float) -> None:
         pause = min(1.0, limit / 4)
+        # A call into C that keeps Python's lock stops this thread as well: then a timer that needs
+        # no lock shows where it hangs, and ends the rank. It counts processor time: a job that
+        # was suspended must not be ended when it goes on.
+        faulthandler.register(signal.SIGPROF, chain=True)
+        last = time.monotonic()
         while True:
+            signal.setitimer(signal.ITIMER_PROF, limit + 2 * pause)
             time.sleep(pause)
+            now = time.monotonic()
             since = self._since
-            if since is not None and time.monotonic() - since > limit:
+            if since is not None and now - last > pause + 1.0:
+                self._since = since = since + now - last  # not the environment's time, either
+            last = now
+            if since is not None and now - since > limit:
                 self._end(limit)
-            # A call into C that keeps Python's lock stops this thread as well: then a timer
-            # that needs no lock shows where it hangs.
-            if since is None:
-                faulthandler.cancel_dump_traceback_later()
-            else:
-                faulthandler.dump_traceback_later(limit + 2 * pause, exit=True)
 
     def _end(self, limit: float) -> None:
         _, size, rank = startup.launched()
