@@ -22,16 +22,11 @@ __all__ = ["TRPO", "MlpPolicy", "evaluate_policy"]
 
 def __getattr__(name: str) -> Any:
     """The classes a user holds, imported when first asked for: `--help` must not wait for them."""
-    if name in __all__:
-        from trpo_mpi.parallel import startup
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from trpo_mpi.parallel import startup
 
-        startup.limit_threads()  # before NumPy is imported, if it is not yet
-    if name == "MlpPolicy":
-        from trpo_mpi.policies.mlp import MlpPolicy
+    startup.limit_threads()  # before NumPy is imported, if it is not yet
+    from trpo_mpi import agent
 
-        return MlpPolicy
-    if name in __all__:
-        from trpo_mpi import agent
-
-        return getattr(agent, name)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(agent, name)

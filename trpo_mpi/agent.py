@@ -28,17 +28,16 @@ from trpo_mpi.display import Display
 from trpo_mpi.envs import given
 from trpo_mpi.envs.adopted import AdoptedEnvs
 from trpo_mpi.envs.given import Env
-from trpo_mpi.envs.spaces import Spaces, flat_rows
+from trpo_mpi.envs.spaces import flat_rows
 from trpo_mpi.envs.vector import ColumnEnvs
 from trpo_mpi.errors import UsageError
-from trpo_mpi.normalization import Moments, ObservationNormalizer
+from trpo_mpi.normalization import ObservationNormalizer
 from trpo_mpi.parallel import startup
-from trpo_mpi.policies.distributions import Distribution, distribution_for
 from trpo_mpi.policies.mlp import Actor, MlpPolicy, critic_network
 from trpo_mpi.policies.networks import NumpyMlp, safe_block
 from trpo_mpi.run_directory import archive, checkpoint, model_file
 from trpo_mpi.run_directory.model_file import Model
-from trpo_mpi.state import CRITIC, POLICY, Wish, stream
+from trpo_mpi.state import Wish
 
 if TYPE_CHECKING:
     from trpo_mpi.parallel.communicator import Communicator
@@ -125,34 +124,12 @@ class TRPO:
         spaces.check()
         if self._model is None:
             self.config = replace(self.config, env=given.name_of(env))
-            self._model = self._initial(spaces)
+            self._model = model_file.initial(self.config, spaces)
         for what in ("observation", "action"):
             its, new = (getattr(s, what) for s in (self._model.spaces, spaces))
             if its != new:
                 raise UsageError(f"the model has {what} space {its}, but the environment has {new}")
         self.env, self._trainer = env, None
-
-    def _initial(self, spaces: Spaces) -> Model:
-        """The model that training begins from."""
-        config, size = self.config, spaces.observation_size
-        policy = MlpPolicy(size, spaces.action, config.net_arch, config.init_logstd)
-        critic = critic_network(size, config.net_arch)
-        theta, phi = (
-            part.initialise(np.random.default_rng(stream(config.seed, key)))
-            for part, key in ((policy, POLICY), (critic, CRITIC))
-        )
-        normalised, scaled = config.normalize_observations, config.normalize_returns
-        return Model(
-            env=config.env,
-            policy=config.policy,
-            net_arch=config.net_arch,
-            spaces=spaces,
-            theta=theta,
-            phi=phi,
-            normalizer=ObservationNormalizer(Moments.none(size) if normalised else None),
-            return_moments=Moments.none(1) if scaled else None,
-            adam={"steps": 0, "m": np.zeros_like(phi), "v": np.zeros_like(phi)},
-        )
 
     def learn(
         self,
@@ -208,7 +185,7 @@ class TRPO:
         config.validate()
         self.config, self._trainer = config, None
         if self._model is not None:
-            self._model = self._initial(self._model.spaces)
+            self._model = model_file.initial(config, self._model.spaces)
 
     def _forget(self, trainer: Trainer | None = None) -> None:
         """Take the trainer's parameters, and drop what was made of older ones."""
@@ -254,11 +231,11 @@ class TRPO:
 
     def act(self, rows: np.ndarray, deterministic: bool) -> np.ndarray:
         """Actions of the environment for normalised flat observations, (n, D)."""
-        actor, distribution = self._acting(), self._distribution()
+        actor = self._acting()
         if deterministic:
-            return distribution.to_environment(actor.mode(rows))
-        noise = distribution.draw_noise(self._noise, len(rows))
-        return distribution.to_environment(actor.sample(rows, noise))
+            return actor.distribution.to_environment(actor.mode(rows))
+        noise = actor.distribution.draw_noise(self._noise, len(rows))
+        return actor.distribution.to_environment(actor.sample(rows, noise))
 
     def action_probability(
         self, observation: Any, state: Any = None, mask: Any = None, actions: Any = None
@@ -275,8 +252,8 @@ class TRPO:
         deviations. With `actions`: their probability, for Box the density (before clipping).
         """
         rows, one = self._rows(observation)
-        distribution = self._distribution()
-        parameters = self._acting().parameters(rows)
+        actor = self._acting()
+        distribution, parameters = actor.distribution, actor.parameters(rows)
         if actions is None:
             described = distribution.describe(parameters)
             if not one:
@@ -317,9 +294,6 @@ class TRPO:
         model = self._whole()
         rows, one = flat_rows(model.spaces.observation, observation)
         return model.normalizer(rows), one
-
-    def _distribution(self) -> Distribution:
-        return distribution_for(self._whole().spaces.action)
 
     def _acting(self) -> Actor:
         if self._actor is None:
@@ -371,7 +345,7 @@ class TRPO:
 
 def _read(path: Path) -> tuple[Model, Config, dict[str, Any] | None]:
     """Model, settings and state of a file; of a command's `model.zip` it is the model alone."""
-    try:
+    with archive.refusals(str(path), f"there is no {path}"):
         with zipfile.ZipFile(path) as file:
             if "settings.json" not in file.namelist():
                 model = model_file.read(file)
@@ -383,12 +357,6 @@ def _read(path: Path) -> tuple[Model, Config, dict[str, Any] | None]:
                 return model, settings, None
         whole = checkpoint.read(path)
         return whole.model, whole.settings, whole.state or None
-    except FileNotFoundError:
-        raise UsageError(f"there is no {path}") from None
-    except archive.NewerFormatError as error:
-        raise UsageError(f"{path} {error}") from None
-    except archive.DAMAGE as error:
-        raise UsageError(f"{path} is not a whole model file: {error}") from None
 
 
 def evaluate_policy(

@@ -31,7 +31,6 @@ from trpo_mpi.envs.make import check_env, make_env, quiet_gymnasium
 from trpo_mpi.envs.spaces import flattener
 from trpo_mpi.errors import EnvironmentFault, UsageError
 from trpo_mpi.parallel.communicator import Communicator
-from trpo_mpi.policies.distributions import distribution_for
 from trpo_mpi.run_directory import model_file
 from trpo_mpi.run_directory.archive import whole_file
 from trpo_mpi.run_directory.model_file import Model
@@ -113,7 +112,7 @@ Behaviour = Callable[[np.ndarray, np.random.Generator], np.ndarray]
 
 def _behaviour(settings: Evaluation, model: Model) -> Behaviour:
     actor, normalizer = model.actor(), model.normalizer
-    distribution = distribution_for(model.spaces.action)
+    distribution = actor.distribution
 
     def act(observation: np.ndarray, noise: np.random.Generator) -> np.ndarray:
         rows = normalizer(observation[None])

@@ -29,13 +29,13 @@ from trpo_mpi.config import Config, Grid
 from trpo_mpi.envs.adopted import AdoptedEnvs
 from trpo_mpi.envs.spaces import Spaces
 from trpo_mpi.envs.vector import ColumnEnvs
-from trpo_mpi.normalization import Moments, ObservationNormalizer, column_moments, pool
+from trpo_mpi.normalization import ObservationNormalizer, column_moments, pool
 from trpo_mpi.parallel.communicator import Communicator
 from trpo_mpi.policies.mlp import MlpPolicy, critic_network
 from trpo_mpi.policies.networks import BLOCK, safe_block
 from trpo_mpi.rollout import Batch, Sampler
-from trpo_mpi.run_directory.model_file import Model
-from trpo_mpi.state import COLUMN, CRITIC, POLICY, RESTART, ROWS, Counters, Wish, stream
+from trpo_mpi.run_directory.model_file import Model, initial
+from trpo_mpi.state import COLUMN, RESTART, ROWS, Counters, Wish, stream
 
 
 class Iteration(NamedTuple):
@@ -75,18 +75,12 @@ class Trainer:
         self._fisher_steps = _eights(config.fisher_fraction * self._padded)
 
         self.policy = MlpPolicy(size, spaces.action, config.net_arch, config.init_logstd)
+        start = start or initial(config, spaces)
+        self.theta = start.theta
+        self.normalizer, self.return_moments = start.normalizer, start.return_moments
         network = critic_network(size, config.net_arch)
-        self.theta = self.policy.initialise(_generator(config.seed, POLICY))
-        phi = network.initialise(_generator(config.seed, CRITIC))
         rows = max(1, min(grid.horizon, config.vf_batch // grid.num_envs))
-        self.critic = Critic(network, phi, own, self._padded, rows)
-        self.normalizer = ObservationNormalizer(
-            Moments.none(size) if config.normalize_observations else None
-        )
-        self.return_moments = Moments.none(1) if config.normalize_returns else None
-        if start is not None:
-            self.theta, self.critic.phi = start.theta, start.phi
-            self.normalizer, self.return_moments = start.normalizer, start.return_moments
+        self.critic = Critic(network, start.phi, own, self._padded, rows)
         self._kernels = PolicyKernels(
             self.policy, own, self._padded, self._fisher_steps, size, config.entcoeff
         )

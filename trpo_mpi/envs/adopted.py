@@ -7,6 +7,7 @@ import numpy as np
 from gymnasium.vector import AutoresetMode
 
 from trpo_mpi.envs.spaces import flat_rows, flattener
+from trpo_mpi.envs.vector import check_finite
 from trpo_mpi.errors import EnvironmentFault, UsageError
 
 
@@ -51,7 +52,7 @@ class AdoptedEnvs(gym.vector.VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
         observations, _ = self.envs.reset(seed=first, options=options)
         self._ended[:] = False
         self._observations = self._rows(observations)
-        self._check(np.zeros(self.num_envs))
+        check_finite(self._observations, np.zeros(self.num_envs), self._where)
         return self._observations.copy(), {}
 
     def step(
@@ -61,7 +62,7 @@ class AdoptedEnvs(gym.vector.VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
         observations, rewards, terminated, truncated, given = self.envs.step(actions)
         rewards = np.asarray(rewards, np.float64)
         self._observations = self._rows(observations)
-        self._check(rewards)
+        check_finite(self._observations, rewards, self._where)
         info: dict[str, Any] = {}
         if self._ended.any():
             info["reset"] = self._ended
@@ -83,13 +84,8 @@ class AdoptedEnvs(gym.vector.VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
     def _rows(self, observations: Any) -> np.ndarray:
         return flat_rows(self.single_observation_space, observations)[0].astype(np.float64)
 
-    def _check(self, rewards: np.ndarray) -> None:
-        for i in range(self.num_envs):
-            if not np.isfinite(self._observations[i].sum() + rewards[i]):
-                raise EnvironmentFault(
-                    f"an observation or reward is not finite in environment {self.columns[i]}: "
-                    f"observation {self._observations[i]}, reward {rewards[i]}"
-                )
+    def _where(self, place: int) -> str:
+        return f"in environment {self.columns[place]}"
 
     def close_extras(self, **kwargs: Any) -> None:
         """Close the user's vector environment."""

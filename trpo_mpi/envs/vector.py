@@ -61,7 +61,7 @@ class ColumnEnvs(gym.vector.VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
         for i in range(self.num_envs):
             self._reset(i, seeds[i], options)
         self._watchdog.idle()
-        self._check(self._observations, np.zeros(self.num_envs))
+        check_finite(self._observations, np.zeros(self.num_envs), self._where)
         return self._observations.copy(), {}
 
     def _reset(self, place: int, seed: Any, options: Any = None) -> None:
@@ -128,7 +128,7 @@ class ColumnEnvs(gym.vector.VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
                     terminated[i], truncated[i] = done, cut
                     final_obs[i] = observations[i].copy()
                     if not np.isfinite(final_obs[i]).all():
-                        self._fault("observation", i, final_obs[i])
+                        _refuse("observation", self._where(i), final_obs[i])
                     observations[i] = self._flat(env.reset()[0], i)
             except EnvironmentFault:
                 raise
@@ -137,7 +137,7 @@ class ColumnEnvs(gym.vector.VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
                 getattr(error, "add_note", print)(self._where(i))
                 raise
         self._watchdog.idle()
-        self._check(observations, rewards)
+        check_finite(observations, rewards, self._where)
         if final_obs:
             self._steps[list(final_obs)] = 0
         info = {"final_obs": final_obs} if final_obs else {}
@@ -147,20 +147,28 @@ class ColumnEnvs(gym.vector.VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
         step = self._steps[place]
         return f"in environment {self.columns[place]} at step {step} of its episode"
 
-    def _check(self, observations: np.ndarray, rewards: np.ndarray) -> None:
-        # A sum is finite only if all its terms are, and costs a third of testing each.
-        if np.isfinite(observations.sum() + rewards.sum()):
-            return
-        for i, observation in enumerate(observations):
-            if not np.isfinite(observation).all():
-                self._fault("observation", i, observation)
-            if not np.isfinite(rewards[i]):
-                self._fault("reward", i, rewards[i])
-
-    def _fault(self, what: str, place: int, value: Any) -> NoReturn:
-        raise EnvironmentFault(f"a {what} is not finite {self._where(place)}: {value}")
-
     def close_extras(self, **kwargs: Any) -> None:
         """Close every environment."""
         for env in self.envs:
             env.close()
+
+
+def check_finite(
+    observations: np.ndarray, rewards: np.ndarray, where: Callable[[int], str]
+) -> None:
+    """Raise `EnvironmentFault` for the first of (E, D) observations and (E,) rewards that is not.
+
+    `where` says, for a place, of which environment it is.
+    """
+    # A sum is finite only if all its terms are, and costs a third of testing each.
+    if np.isfinite(observations.sum() + rewards.sum()):
+        return
+    for i, observation in enumerate(observations):
+        if not np.isfinite(observation).all():
+            _refuse("observation", where(i), observation)
+        if not np.isfinite(rewards[i]):
+            _refuse("reward", where(i), rewards[i])
+
+
+def _refuse(what: str, where: str, value: Any) -> NoReturn:
+    raise EnvironmentFault(f"a {what} is not finite {where}: {value}")

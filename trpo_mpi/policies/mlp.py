@@ -63,6 +63,7 @@ class Actor:
     """
 
     def __init__(self, policy: MlpPolicy, theta: np.ndarray, block: int) -> None:
+        self.distribution = policy.distribution
         self._network = NumpyMlp(policy.network, theta, block)
         self._choose = policy.distribution.choose
         self._log_std: np.ndarray | None = None

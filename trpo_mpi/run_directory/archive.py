@@ -17,6 +17,8 @@ from typing import IO, Any
 
 import numpy as np
 
+from trpo_mpi.errors import UsageError
+
 DAMAGE = (
     *(OSError, EOFError, zipfile.BadZipFile, zlib.error, RecursionError, MemoryError),
     *(ValueError, LookupError, TypeError, AttributeError, AssertionError, RuntimeError),
@@ -32,6 +34,24 @@ def check_format(given: int, newest: int) -> None:
     """Raise `NewerFormatError` for a format beyond the newest that is known."""
     if given > newest:
         raise NewerFormatError(f"has format {given}; this version reads up to {newest}")
+
+
+@contextmanager
+def refusals(name: str, missing: str) -> Iterator[None]:
+    """Turn what reading a file raises into `UsageError`.
+
+    Args:
+        name: of the file, as the user knows it.
+        missing: what to say where there is no such file.
+    """
+    try:
+        yield
+    except NewerFormatError as error:
+        raise UsageError(f"{name} {error}") from None
+    except FileNotFoundError:
+        raise UsageError(missing) from None
+    except DAMAGE as error:
+        raise UsageError(f"{name} is not a whole model file: {error}") from None
 
 
 @contextmanager

@@ -19,6 +19,7 @@ from trpo_mpi.normalization import Moments, ObservationNormalizer
 from trpo_mpi.policies.mlp import Actor, MlpPolicy, critic_network
 from trpo_mpi.policies.networks import safe_block
 from trpo_mpi.run_directory import archive
+from trpo_mpi.state import CRITIC, POLICY, stream
 
 FORMAT = 1
 CHECKPOINTS = "checkpoints"
@@ -85,6 +86,29 @@ class Model:
                 raise UsageError(f"{source} has {what} {mine}, but the run has {its}")
 
 
+def initial(config: Config, spaces: Spaces) -> Model:
+    """The model that a run begins from."""
+    size = spaces.observation_size
+    policy = MlpPolicy(size, spaces.action, config.net_arch, config.init_logstd)
+    critic = critic_network(size, config.net_arch)
+    theta, phi = (
+        part.initialise(np.random.default_rng(stream(config.seed, key)))
+        for part, key in ((policy, POLICY), (critic, CRITIC))
+    )
+    moments = Moments.none(size) if config.normalize_observations else None
+    return Model(
+        env=config.env,
+        policy=config.policy,
+        net_arch=config.net_arch,
+        spaces=spaces,
+        theta=theta,
+        phi=phi,
+        normalizer=ObservationNormalizer(moments),
+        return_moments=Moments.none(1) if config.normalize_returns else None,
+        adam={"steps": 0, "m": np.zeros_like(phi), "v": np.zeros_like(phi)},
+    )
+
+
 def save(path: Path, model: Model) -> None:
     """Write a model, whole or not at all."""
     with archive.whole_file(path) as file:
@@ -130,15 +154,9 @@ def load(source: str, flag: str = "--load", which: str = "latest") -> Model:
     format.
     """
     path = _choose(Path(source), which)
-    try:
-        with zipfile.ZipFile(path) as file:
-            return read(file)
-    except archive.NewerFormatError as error:
-        raise UsageError(f"{flag} {path} {error}") from None
-    except FileNotFoundError:
-        raise UsageError(f"{flag} {source}: there is no {path}") from None
-    except archive.DAMAGE as error:
-        raise UsageError(f"{flag} {path} is not a whole model file: {error}") from None
+    missing = f"{flag} {source}: there is no {path}"
+    with archive.refusals(f"{flag} {path}", missing), zipfile.ZipFile(path) as file:
+        return read(file)
 
 
 def _choose(path: Path, which: str) -> Path:
