@@ -81,7 +81,7 @@ def rollout_advantages(trainer: Trainer, perfect: object) -> tuple[np.ndarray, n
     actor = trainer.policy.actor(trainer.theta)
     trainer._sampler.collect(actor, trainer.normalizer, 3)  # so that batches cut episodes
     batch = trainer._sampler.collect(actor, trainer.normalizer, 32)
-    return trainer._advantages(batch)
+    return trainer._advantages(batch, actor)
 
 
 RAW = {"normalize_observations": False, "normalize_returns": False, "gamma": GAMMA, "num_envs": 2}
@@ -92,14 +92,14 @@ def test_constant_reward_has_its_known_value(end: str) -> None:
     """Reward 1 for ever is worth 1 / (1 - gamma); for the k steps that are left of an episode,
     (1 - gamma**k) / (1 - gamma). A critic that knows this leaves no advantage anywhere."""
 
-    def value(observations: np.ndarray) -> np.ndarray:
+    def value(observations: np.ndarray, _: np.ndarray) -> np.ndarray:
         left = np.inf if end == "truncated" else 5 - observations[:, 2].astype(np.float64)
         return np.broadcast_to((1 - GAMMA**left) / (1 - GAMMA), len(observations))
 
     trainer = toy_trainer(functools.partial(Constant, end), **RAW)
     values, advantages = rollout_advantages(trainer, value)
     at_steps = np.array([[0, 0, 3], [0, 0, 4], [0, 0, 0], [0, 0, 1]])
-    np.testing.assert_allclose(values[0, :4], value(at_steps))
+    np.testing.assert_allclose(values[0, :4], value(at_steps, at_steps))
     np.testing.assert_allclose(advantages, 0, atol=1e-12)
 
 
@@ -107,7 +107,7 @@ def test_bootstraps_from_the_final_observation_not_the_next_episodes_first() -> 
     """With lambda 0 each advantage tells which observation's value it was made from."""
     trainer = toy_trainer(Counter, **RAW, lam=0.0)
 
-    def value(rows: np.ndarray) -> np.ndarray:
+    def value(rows: np.ndarray, _: np.ndarray) -> np.ndarray:
         return rows.astype(np.float64) @ [0, 100, 1]
 
     _, advantages = rollout_advantages(trainer, value)

@@ -12,10 +12,18 @@ import numpy as np
 import pytest
 from conftest import Run, environment
 from gymnasium.vector import AutoresetMode, SyncVectorEnv
+from memory_envs import Picture
 from test_spaces import ACTIONS, OBSERVATIONS, Random
 from toy_envs import Constant, Counter
 
-from trpo_mpi import TRPO, MlpPolicy, evaluate_policy
+from trpo_mpi import (
+    TRPO,
+    CnnLnLstmPolicy,
+    CnnPolicy,
+    MlpLnLstmPolicy,
+    MlpPolicy,
+    evaluate_policy,
+)
 from trpo_mpi.envs.adopted import AdoptedEnvs
 from trpo_mpi.run_directory import checkpoint, model_file
 
@@ -304,6 +312,79 @@ def test_predicts_for_one_and_for_many(observation: gym.Space[Any], action: gym.
         assert np.array_equal(
             model.predict(one, deterministic=True)[0], np.clip(alone[0], action.low, action.high)
         )
+
+
+def remembering(**more: Any) -> TRPO:
+    settings = SMALL | {"lstm_units": 4} | more
+    return TRPO("MlpLstmPolicy", "CartPole-v1", **settings).learn(256)
+
+
+def test_predict_takes_and_gives_a_state() -> None:
+    """Step after step it is what all that was seen makes of it; a mask begins anew."""
+    model = remembering()
+    seen = np.random.default_rng(0).standard_normal((6, 2, 4)).astype(np.float32)
+    state, means = None, []
+    for rows in seen:
+        means.append(model.action_probability(rows, state))
+        _, state = model.predict(rows, state, deterministic=True)
+        assert state.shape == (2, 8)
+    assert np.abs(means[-1] - model.action_probability(seen[-1])).max() > 1e-4
+    begun = model.predict(seen[0])[1]
+    after = model.predict(seen[0], state, mask=[True, False])[1]
+    assert np.array_equal(after[0], begun[0])
+    assert np.array_equal(after[1], model.predict(seen[0], state)[1][1])
+    assert not np.array_equal(after[1], begun[1])
+    _, alone = model.predict(seen[0, 0])
+    assert np.array_equal(alone, begun[:1])
+    assert model.predict_values(seen[0], state).shape == (2,)
+    assert not np.array_equal(model.predict_values(seen[0], state), model.predict_values(seen[0]))
+    with pytest.raises(ValueError, match=r"state has shape \(2, 8\); it must be \(1, 8\)"):
+        model.predict(seen[0, 0], state)
+
+
+def test_a_policy_without_memory_has_no_state() -> None:
+    model = small()
+    assert model.predict(np.zeros(4))[1] is None
+    assert model.predict(np.zeros((2, 4)), None, [True, False])[1] is None
+
+
+@pytest.mark.parametrize("kind", [MlpLnLstmPolicy, CnnPolicy, CnnLnLstmPolicy])
+def test_every_policy_is_saved_whole_and_goes_on(kind: type, tmp_path: Path) -> None:
+    def make() -> TRPO:
+        settings = SMALL | {"lstm_units": 4, "num_envs": 2, "timesteps_per_batch": 32}
+        return TRPO(kind, Picture, **settings)
+
+    model = make().learn(96)
+    model.save(tmp_path / "model")
+    loaded = TRPO.load(tmp_path / "model", Picture)
+    assert loaded.config == model.config
+    picture = Picture().reset(seed=3)[0]
+    for one, other in (
+        (model.predict(picture, deterministic=True), loaded.predict(picture, deterministic=True)),
+        (model.predict_values(picture), loaded.predict_values(picture)),
+        (model.action_probability(picture[None]), loaded.action_probability(picture[None])),
+    ):
+        np.testing.assert_equal(one, other)
+    loaded.learn(32)
+    assert not np.array_equal(loaded.action_probability(picture), model.action_probability(picture))
+
+
+def test_evaluation_forgets_between_episodes() -> None:
+    """Two episodes one after the other, each begun without a state; and the same in a vector."""
+    model, env, totals = remembering(), gym.make("CartPole-v1"), []
+    for seed in (5, None):
+        (observation, _), state, total, ended = env.reset(seed=seed), None, 0.0, False
+        while not ended:
+            action, state = model.predict(observation, state, deterministic=True)
+            observation, reward, terminated, truncated, _ = env.step(action)
+            total, ended = total + float(reward), terminated or truncated
+        totals.append(total)
+    assert evaluate_policy(model, "CartPole-v1", 2, seed=5)[0] == np.mean(totals)
+    envs = SyncVectorEnv(
+        [lambda: gym.make("CartPole-v1")] * 2, autoreset_mode=AutoresetMode.NEXT_STEP
+    )
+    others = [evaluate_policy(model, "CartPole-v1", 2, seed=seed)[0] for seed in (5, 6)]
+    assert evaluate_policy(model, envs, 4, seed=5)[0] == np.mean(others)
 
 
 @pytest.mark.parametrize("wrong", [np.zeros(3), np.zeros((2, 5)), np.zeros((1, 2, 4)), None, "x"])

@@ -54,6 +54,20 @@ def test_a_trainer_goes_on_from_it_to_the_last_bit(trainer: Trainer, tmp_path: P
     assert content(trainer.best) == content(other.best)
 
 
+def test_what_a_policy_remembers_goes_on(tmp_path: Path) -> None:
+    small = {"num_envs": 2, "timesteps_per_batch": 16, "policy": "MlpLstmPolicy", "lstm_units": 3}
+    whole, other = (toy_trainer(Counter, num_timesteps=4000, **small) for _ in range(2))
+    for _ in range(2):
+        whole.iterate()
+    found = checkpoint.read(write(whole, tmp_path))
+    assert all(column["policy_state"].any() for column in found.columns)
+    assert other.resume(found.model, found.best, found.state, found.columns) == 0
+    for _ in range(2):
+        whole.iterate()
+        other.iterate()
+    assert content(whole.model()) == content(other.model())
+
+
 def test_taking_one_changes_nothing(trainer: Trainer, tmp_path: Path) -> None:
     other = toy_trainer(Counter, num_envs=2, timesteps_per_batch=16, num_timesteps=4000)
     for _ in range(trainer.counters.iteration):

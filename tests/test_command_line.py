@@ -39,7 +39,7 @@ def test_flags_are_the_fields_in_either_spelling() -> None:
         ("--num_env=3", ["--num_env", "did you mean --num-envs"]),
         ("--timesteps-per-bach 3", ["--timesteps-per-bach", "did you mean --timesteps-per-batch"]),
         ("--zzz", ["--zzz"]),
-        ("--policy CnnPolicy", ["--policy", "CnnPolicy", "MlpPolicy"]),
+        ("--policy RnnPolicy", ["--policy", "RnnPolicy", "MlpPolicy"]),
         ("--num-timesteps many", ["--num-timesteps", "many"]),
         ("--max-kl", ["--max-kl"]),
         ("stray", ["stray"]),
@@ -68,7 +68,7 @@ def test_a_refused_command_prints_one_line_and_exits_with_2(python: Run, locale:
     """In a terminal's encoding, too."""
     for arguments, word in (
         ("--nun-envs 3", "did you mean --num-envs?"),
-        ("--policy CnnPolicy", "MlpPolicy"),
+        ("--policy RnnPolicy", "MlpPolicy"),
         ("--gamma 2", "--gamma is 2.0; it must be a number from 0 to 1"),
     ):
         variables = {"LC_ALL": locale, "PYTHONIOENCODING": "", "PYTHONUTF8": "0"}

@@ -5,14 +5,19 @@ from typing import Any
 import numpy as np
 import pytest
 import tensorflow as tf
+from toy_policies import mlp_critic
 
 from trpo_mpi.algorithms.critic import Adam, Critic
 from trpo_mpi.parallel.communicator import Communicator
-from trpo_mpi.policies.mlp import critic_network
+
+
+def nothing(rows: np.ndarray) -> np.ndarray:
+    """The memory that goes with observations where there is none."""
+    return rows[..., :0]
 
 
 def make_critic(columns: int = 2, steps: int = 16, rows: int = 8) -> Critic:
-    network = critic_network(3, (8,))
+    network = mlp_critic(3, (8,))
     return Critic(network, network.initialise(np.random.default_rng(0)), columns, steps, rows)
 
 
@@ -35,10 +40,10 @@ def test_adam_is_kingma_and_bas() -> None:
 def test_values_of_a_row_do_not_depend_on_the_other_rows() -> None:
     critic = make_critic()
     rows = np.random.default_rng(1).standard_normal((40, 3)).astype(np.float32)
-    expected = critic.values(rows)
+    expected = critic.values(rows, nothing(rows))
     for n in range(1, 40):
-        assert np.array_equal(critic.values(rows[:n]), expected[:n])
-        assert np.array_equal(critic.values(rows[-n:]), expected[-n:])
+        assert np.array_equal(critic.values(rows[:n], nothing(rows[:n])), expected[:n])
+        assert np.array_equal(critic.values(rows[-n:], nothing(rows[-n:])), expected[-n:])
 
 
 def test_gradient_is_that_of_half_the_squared_error_of_the_chosen_steps() -> None:
@@ -48,12 +53,15 @@ def test_gradient_is_that_of_half_the_squared_error_of_the_chosen_steps() -> Non
     targets = stream.standard_normal((2, 8)).astype(np.float32)
     chosen = np.array([5, 1, 6, 0, 0, 0, 0, 0], np.int32)
     weight = np.tile(np.array([1, 1, 1, 0, 0, 0, 0, 0], np.float32), (2, 1))
-    given = critic._gradient_kernel(tf.constant(critic.phi), observations, targets, chosen, weight)
+    given = critic._gradient_kernel(
+        critic.phi, observations, nothing(observations), targets, chosen, weight
+    )
     phi = tf.Variable(critic.phi[None])
     for column in range(2):
         with tf.GradientTape() as tape:
             network = critic._network
-            values = network(network.weights(phi), observations[column, [5, 1, 6]][None])[0, :, 0]
+            seen = observations[column, [5, 1, 6]][None]
+            values = network(network.weights(phi), seen, nothing(seen))[0]
             loss = 0.5 * tf.reduce_sum((values - targets[column, [5, 1, 6]]) ** 2)
         np.testing.assert_allclose(given[column], tape.gradient(loss, phi)[0], atol=1e-5)
 
@@ -82,7 +90,7 @@ def test_an_epoch_uses_every_step_once(steps: int, monkeypatch: pytest.MonkeyPat
     data = stream.standard_normal((2, 16, 3)).astype(np.float32)
     targets = stream.standard_normal((2, 16)).astype(np.float32)
     mask = np.ones((2, steps), bool)
-    critic.fit(data, targets, mask, 1e-3, 3, stream, Communicator(None, 2))
+    critic.fit(data, nothing(data), targets, mask, 1e-3, 3, stream, Communicator(None, 2))
     epochs = [seen[i : i + 2] for i in range(0, 6, 2)]
     for first, second in epochs:
         assert sorted(first + second) == list(range(steps))
@@ -102,17 +110,18 @@ def test_steps_that_do_not_count_change_nothing() -> None:
         data[:, :11][~mask], targets[:, :11][~mask] = junk, junk
         critic = make_critic()
         order = np.random.default_rng(6)
-        critic.fit(data, targets, mask, 1e-3, 3, order, Communicator(None, 2))
+        critic.fit(data, nothing(data), targets, mask, 1e-3, 3, order, Communicator(None, 2))
         results.append(critic.phi)
     assert np.array_equal(*results)
     # A whole batch as one minibatch: the first moment is a tenth of the mean gradient.
     critic = make_critic(rows=11)
     phi = critic.phi
-    critic.fit(data, targets, mask, 1e-3, 1, stream, Communicator(None, 2))
+    critic.fit(data, nothing(data), targets, mask, 1e-3, 1, stream, Communicator(None, 2))
     network = critic._network
     weights = tf.Variable(phi[None])
     with tf.GradientTape() as tape:
-        values = network(network.weights(weights), data[:, :11][mask][None])[0, :, 0]
+        seen = data[:, :11][mask][None]
+        values = network(network.weights(weights), seen, nothing(seen))[0]
         loss = 0.5 * tf.reduce_mean((values - targets[:, :11][mask]) ** 2)
     expected = 0.1 * tape.gradient(loss, weights)[0]
     np.testing.assert_allclose(critic.adam.m, expected, rtol=1e-3, atol=1e-5)
@@ -125,9 +134,10 @@ def test_learns_a_function() -> None:
     targets = np.sin(data[:, :, 0]) + 0.5 * data[:, :, 1]
 
     def error() -> float:
-        return float(np.mean((critic.values(data.reshape(-1, 3)) - targets.ravel()) ** 2))
+        rows = data.reshape(-1, 3)
+        return float(np.mean((critic.values(rows, nothing(rows)) - targets.ravel()) ** 2))
 
     before = error()
     mask = np.ones((4, 128), bool)
-    critic.fit(data, targets, mask, 1e-2, 40, stream, Communicator(None, 4))
+    critic.fit(data, nothing(data), targets, mask, 1e-2, 40, stream, Communicator(None, 4))
     assert error() < 0.02 * before

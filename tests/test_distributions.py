@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import scipy.stats
 import tensorflow as tf
+from toy_policies import mlp_policy, mode, sample
 
 from trpo_mpi.errors import UsageError
 from trpo_mpi.policies.distributions import (
@@ -17,7 +18,7 @@ from trpo_mpi.policies.distributions import (
     MultiCategorical,
     distribution_for,
 )
-from trpo_mpi.policies.mlp import MlpPolicy
+from trpo_mpi.policies.policy import Policy
 
 GAUSSIAN = DiagonalGaussian(gym.spaces.Box(-1, 1, (3,)))
 CATEGORICAL = Categorical(gym.spaces.Discrete(4))
@@ -129,14 +130,14 @@ def test_fisher_product_is_the_hessian_of_kl(distribution: Distribution) -> None
         np.testing.assert_allclose(products, hessian, atol=1e-12)
 
 
-def act(policy: MlpPolicy, theta: np.ndarray, draws: int) -> np.ndarray:
+def act(policy: Policy, theta: np.ndarray, draws: int) -> np.ndarray:
     """Actions of the NumPy actor for one observation of zeros, so that the biases decide."""
     noise = policy.distribution.draw_noise(np.random.default_rng(5), draws)
-    return policy.actor(theta).sample(np.zeros((draws, 2), np.float32), noise)
+    return sample(policy.actor(theta), np.zeros((draws, 2), np.float32), noise)
 
 
 def test_gaussian_samples_have_the_mean_and_deviation() -> None:
-    policy = MlpPolicy(2, gym.spaces.Box(-1, 1, (3,)), (), 0.0)
+    policy = mlp_policy(2, gym.spaces.Box(-1, 1, (3,)), ())
     mean, std = np.array([1.0, -2.0, 0.0]), np.array([0.5, 1.0, 3.0])
     theta = np.concatenate([np.zeros(6), mean, np.log(std)]).astype(np.float32)
     draws = 100_000
@@ -149,7 +150,7 @@ def test_gaussian_samples_have_the_mean_and_deviation() -> None:
 
 def test_categorical_samples_have_the_probabilities() -> None:
     """The largest logit plus Gumbel noise is a sample of the softmax."""
-    policy = MlpPolicy(2, gym.spaces.Discrete(4), (), 0.0)
+    policy = mlp_policy(2, gym.spaces.Discrete(4), ())
     logits = np.array([0.0, 1.0, -1.0, 2.0])
     actions = act(policy, np.concatenate([np.zeros(8), logits]).astype(np.float32), 100_000)
     counts = np.bincount(actions, minlength=4)
@@ -198,7 +199,7 @@ def test_bernoulli_stays_finite_far_out() -> None:
 def test_multi_samples_have_the_probabilities() -> None:
     """Those of each choice; and no choice tells of another."""
     space = gym.spaces.MultiDiscrete([2, 3, 4, 2])
-    policy = MlpPolicy(2, space, (), 0.0)
+    policy = mlp_policy(2, space, ())
     logits, draws = np.array([0, 1, -1, 0, 1, 0, 0, 2, -1, 0.5, 0]), 100_000
     theta = np.concatenate([np.zeros(22), logits]).astype(np.float32)
     actions = act(policy, theta, draws)
@@ -207,11 +208,11 @@ def test_multi_samples_have_the_probabilities() -> None:
         assert scipy.stats.chisquare(counts, draws * softmax(part)).pvalue > 1e-3
     assert np.abs(np.corrcoef(actions.T) - np.eye(4)).max() < 5 / np.sqrt(draws)
     expected = [np.argmax(part) for part in multi_parts(logits)]
-    assert policy.actor(theta).mode(np.zeros((1, 2), np.float32))[0].tolist() == expected
+    assert mode(policy.actor(theta), np.zeros((1, 2), np.float32))[0].tolist() == expected
 
 
 def test_bernoulli_samples_have_the_probabilities() -> None:
-    policy = MlpPolicy(2, gym.spaces.MultiBinary(4), (), 0.0)
+    policy = mlp_policy(2, gym.spaces.MultiBinary(4), ())
     logits, draws = np.array([0.0, 1.0, -1.0, 2.0]), 100_000
     theta = np.concatenate([np.zeros(8), logits]).astype(np.float32)
     actions = act(policy, theta, draws)
@@ -219,7 +220,7 @@ def test_bernoulli_samples_have_the_probabilities() -> None:
         p = 1 / (1 + np.exp(-logit))
         assert scipy.stats.binomtest(int(actions[:, i].sum()), draws, p).pvalue > 1e-3
     assert np.abs(np.corrcoef(actions.T) - np.eye(4)).max() < 5 / np.sqrt(draws)
-    assert policy.actor(theta).mode(np.zeros((1, 2), np.float32))[0].tolist() == [0, 1, 0, 1]
+    assert mode(policy.actor(theta), np.zeros((1, 2), np.float32))[0].tolist() == [0, 1, 0, 1]
 
 
 @ALL

@@ -9,6 +9,7 @@ import gymnasium as gym
 import numpy as np
 import pytest
 from conftest import Run
+from toy_policies import mlp_critic, mlp_policy
 
 from trpo_mpi.envs.make import check_env
 from trpo_mpi.envs.spaces import Spaces
@@ -16,7 +17,7 @@ from trpo_mpi.errors import EnvironmentFault, UsageError
 from trpo_mpi.evaluate import Evaluation, evaluate, main, table
 from trpo_mpi.normalization import Moments, ObservationNormalizer
 from trpo_mpi.parallel.communicator import Communicator
-from trpo_mpi.policies.mlp import MlpPolicy, critic_network
+from trpo_mpi.policies.policy import Architecture
 from trpo_mpi.run_directory import model_file
 from trpo_mpi.run_directory.model_file import Model
 from trpo_mpi.state import EPISODE, stream
@@ -48,10 +49,11 @@ class SumOfActions(gym.Env[np.ndarray, np.ndarray]):
 def model_of(env_id: str, spaces: Spaces, theta: np.ndarray, net_arch: tuple[int, ...]) -> Model:
     size = spaces.observation_size
     normalizer = ObservationNormalizer(Moments(4.0, np.full(size, 3.0), np.full(size, 16.0)))
-    critic = critic_network(spaces.observation_size, net_arch).num_parameters
+    critic = mlp_critic(size, net_arch).num_parameters
     nothing = np.zeros(critic, np.float32)
     adam = {"steps": 0, "m": nothing, "v": nothing}
-    return Model(env_id, "MlpPolicy", net_arch, spaces, theta, nothing, normalizer, None, adam)
+    architecture = Architecture(net_arch=net_arch)
+    return Model(env_id, architecture, spaces, theta, nothing, normalizer, None, adam)
 
 
 def linear_model(env: SumOfActions) -> Model:
@@ -64,7 +66,7 @@ def linear_model(env: SumOfActions) -> Model:
 def hopper(tmp_path: Path) -> Path:
     """The model.zip of a policy that hops a few steps: its episodes differ in length."""
     spaces = check_env("Hopper-v5")
-    policy = MlpPolicy(spaces.observation_size, spaces.action, (16,), -0.5)
+    policy = mlp_policy(spaces.observation_size, spaces.action, (16,), -0.5)
     theta = policy.initialise(np.random.default_rng(7))
     theta[:-3] += np.random.default_rng(8).normal(0, 0.3, len(theta) - 3).astype(np.float32)
     path = tmp_path / "model.zip"

@@ -3,7 +3,43 @@
 import csv
 from pathlib import Path
 
+import pytest
 from conftest import Run
+
+
+def returns(folder: Path) -> list[float]:
+    """`episode_return_mean` of a run, iteration by iteration."""
+    with open(folder / "progress.csv", encoding="utf-8", newline="") as file:
+        return [float(row["episode_return_mean"]) for row in csv.DictReader(file)]
+
+
+@pytest.mark.long
+@pytest.mark.parametrize(
+    ("arguments", "goal"),
+    [
+        ("--env CartPole-v1 --num-timesteps 100000", 500),
+        ("--env memory_envs:Positions-v0 --policy MlpLstmPolicy --num-timesteps 500000", 475),
+        ("--env memory_envs:Cue-v0 --policy MlpLstmPolicy --num-timesteps 300000", 0.95),
+        ("--env memory_envs:Cue-v0 --policy MlpLnLstmPolicy --num-timesteps 300000", 0.95),
+        ("--env memory_envs:Picture-v0 --policy CnnPolicy --num-timesteps 100000", 4),
+    ],
+)
+def test_learns(arguments: str, goal: float, tmp_path: Path, python: Run) -> None:
+    """To a mean of 100 episodes, at the defaults."""
+    command = ["-m", "trpo_mpi.run_mujoco", *arguments.split(), "--outdir", "out"]
+    result = python(*command, "--stop-return", goal, timeout=900)
+    assert result.returncode == 0, result.stderr
+    assert returns(tmp_path / "out")[0] < 0.7 * goal
+    assert f"--stop-return {goal:g} reached" in result.stdout
+
+
+@pytest.mark.long
+def test_a_policy_without_memory_does_not_balance_by_positions(tmp_path: Path, python: Run) -> None:
+    """What the recurrent one learns is not to be had without."""
+    arguments = "--env memory_envs:Positions-v0 --num-timesteps 500000 --outdir out"
+    result = python("-m", "trpo_mpi.run_mujoco", *arguments.split(), timeout=900)
+    assert result.returncode == 0, result.stderr
+    assert max(returns(tmp_path / "out")) < 200
 
 
 def test_inverted_pendulum_to_950(tmp_path: Path, python: Run) -> None:

@@ -10,12 +10,13 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 import pytest
+from toy_policies import mlp_policy, mode
 
 from trpo_mpi.config import Config
 from trpo_mpi.envs.spaces import Spaces
 from trpo_mpi.errors import UsageError
 from trpo_mpi.normalization import Moments, ObservationNormalizer
-from trpo_mpi.policies.mlp import MlpPolicy
+from trpo_mpi.policies.policy import Architecture
 from trpo_mpi.run_directory import archive, model_file
 from trpo_mpi.run_directory.model_file import Model
 
@@ -26,7 +27,7 @@ DISCRETE = gym.spaces.Discrete(3, start=-1)
 
 def make_model(action: gym.Space[Any] = BOX, normalised: bool = True) -> Model:
     stream = np.random.default_rng(0)
-    policy = MlpPolicy(4, action, (6, 5), 0.0)
+    policy = mlp_policy(4, action, (6, 5))
     p, q = policy.num_parameters, 71
 
     def numbers(n: int) -> np.ndarray:
@@ -37,8 +38,7 @@ def make_model(action: gym.Space[Any] = BOX, normalised: bool = True) -> Model:
 
     return Model(
         env="Toy-v0",
-        policy="MlpPolicy",
-        net_arch=(6, 5),
+        architecture=Architecture(net_arch=(6, 5)),
         spaces=Spaces(OBSERVATION, action),
         theta=numbers(p),
         phi=numbers(q),
@@ -50,7 +50,7 @@ def make_model(action: gym.Space[Any] = BOX, normalised: bool = True) -> Model:
 
 def content(model: Model) -> list[Any]:
     """All that is in a model, to the last bit."""
-    found: list[Any] = [model.env, model.policy, model.net_arch, model.spaces, model.adam["steps"]]
+    found: list[Any] = [model.env, model.architecture, model.spaces, model.adam["steps"]]
     arrays = [model.theta, model.phi, model.adam["m"], model.adam["v"]]
     for moments in (model.normalizer.moments, model.return_moments):
         if moments is None:
@@ -89,7 +89,7 @@ def test_comes_back_to_the_last_bit(
     rows = np.random.default_rng(1).standard_normal((3, 4))
     assert np.array_equal(loaded.normalizer(rows), model.normalizer(rows))
     seen = model.normalizer(rows)
-    assert np.array_equal(loaded.actor().mode(seen), model.actor().mode(seen))
+    assert np.array_equal(mode(loaded.actor(), seen), mode(model.actor(), seen))
 
 
 def test_the_same_model_gives_the_same_bytes(

@@ -68,6 +68,29 @@ def test_cartpole_dealt_unevenly_has_the_same_bits_on_1_3_ranks(
     compare(CARTPOLE, [3], tmp_path, python, mpirun)
 
 
+POLICIES = [
+    pytest.param(f"{CARTPOLE} --policy MlpLnLstmPolicy --lstm-units 5", 3, id="MlpLnLstm"),
+    pytest.param(f"{CARTPOLE} --policy MlpLstmPolicy", 2, id="MlpLstm", marks=pytest.mark.long),
+    *(
+        pytest.param(
+            "--env memory_envs:Picture-v0 --num-envs 5 --timesteps-per-batch 105 --entcoeff 0.01 "
+            f"--num-timesteps 700 --vf-batch 50 --vf-iters 2 --policy {kind}Policy",
+            3,
+            id=kind,
+            marks=[pytest.mark.long] if "Lstm" in kind else [],
+        )
+        for kind in ("Cnn", "CnnLstm", "CnnLnLstm")
+    ),
+]
+
+
+@pytest.mark.parametrize(("arguments", "ranks"), POLICIES)
+def test_every_policy_has_the_same_bits_on_1_and_more_ranks(
+    arguments: str, ranks: int, tmp_path: Path, python: Run, mpirun: Run
+) -> None:
+    compare(arguments, [ranks], tmp_path, python, mpirun)
+
+
 @pytest.mark.long
 @pytest.mark.parametrize(
     "arguments",

@@ -7,12 +7,12 @@ from typing import Any
 import numpy as np
 import pytest
 from toy_envs import Constant, Counter, Faulty, Noisy
+from toy_policies import mlp_policy, sample
 from toy_training import toy_trainer, train
 
 from trpo_mpi.envs.vector import ColumnEnvs
 from trpo_mpi.errors import EnvironmentFault
 from trpo_mpi.normalization import Moments, ObservationNormalizer
-from trpo_mpi.policies.mlp import MlpPolicy
 from trpo_mpi.rollout import Batch, Sampler
 from trpo_mpi.state import COLUMN, stream
 
@@ -22,11 +22,11 @@ class Rollout:
 
     def __init__(self, make: Any, columns: list[int]) -> None:
         self.envs = ColumnEnvs([make] * len(columns), columns)
-        self.policy = MlpPolicy(3, self.envs.single_action_space, (4,), 0.0)
+        self.policy = mlp_policy(3, self.envs.single_action_space, (4,))
         self.actor = self.policy.actor(self.policy.initialise(np.random.default_rng(0)))
-        self.normalizer = ObservationNormalizer(None)
+        self.normalizer = ObservationNormalizer(Moments.none(3))
         seeds = [stream(7, COLUMN, column) for column in columns]
-        self.sampler = Sampler(self.envs, seeds, self.policy.distribution)
+        self.sampler = Sampler(self.envs, seeds, self.policy)
 
     def collect(self, horizon: int) -> Batch:
         return self.sampler.collect(self.actor, self.normalizer, horizon)
@@ -138,7 +138,7 @@ def test_policy_sees_what_the_update_gets() -> None:
     np.testing.assert_allclose(batch.observations, (batch.raw_observations - 1) / 2, atol=1e-6)
     drawn = np.stack([rollout.policy.distribution.draw_noise(s, 6) for s in noise])
     for t in range(6):
-        expected = rollout.actor.sample(batch.observations[:, t], drawn[:, t])
+        expected = sample(rollout.actor, batch.observations[:, t], drawn[:, t])
         assert np.array_equal(batch.actions[:, t], expected)
 
 

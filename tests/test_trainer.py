@@ -38,8 +38,8 @@ class Recorded:
             self.batches.append(collect(*args))
             return self.batches[-1]
 
-        def recording_estimate(batch: Batch) -> tuple[np.ndarray, np.ndarray]:
-            self.estimates.append(estimate(batch))
+        def recording_estimate(*args: Any) -> tuple[np.ndarray, np.ndarray]:
+            self.estimates.append(estimate(*args))
             return self.estimates[-1]
 
         monkeypatch.setattr(self.trainer._sampler, "collect", recording_collect)
@@ -87,8 +87,9 @@ def test_without_normalisers_the_first_batch_is_trained_on(
     recorded = Recorded(monkeypatch, normalize_observations=False, normalize_returns=False)
     recorded.run()
     assert all(row["kl"] > 0 and row["reward_scale"] == 1 for row in recorded.rows)
-    for batch in recorded.batches:
-        assert np.array_equal(batch.observations, batch.raw_observations.astype(np.float32))
+    assert all(batch.raw_observations is None for batch in recorded.batches)
+    rows = 10 * np.random.default_rng(0).standard_normal((2, 3))
+    assert np.array_equal(recorded.trainer.normalizer(rows), rows.astype(np.float32))
 
 
 def test_moments_are_those_of_all_that_was_seen(recorded: Recorded) -> None:
@@ -144,6 +145,45 @@ def test_fisher_rows_are_a_random_half(recorded: Recorded) -> None:
     assert set(first) <= set(range(20))
     assert set(range(13)) <= set(second)  # with padding behind, which the mask leaves out
     assert first != list(range(16))
+
+
+def test_a_recurrent_batch_is_what_the_policy_went_through(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Its states step by step from one batch to the next, zero where episodes begin; and Fisher
+    products use a window of it."""
+    recorded = Recorded(monkeypatch, policy="MlpLstmPolicy", lstm_units=4, num_timesteps=500)
+    actors = []
+    make = recorded.trainer.policy.actor
+    monkeypatch.setattr(
+        recorded.trainer.policy, "actor", lambda *args: actors.append(make(*args)) or actors[-1]
+    )
+    recorded.run()
+    assert len(recorded.batches) == len(actors) == 9
+    state = np.zeros((3, 8), np.float32)
+    for batch, actor in zip(recorded.batches, actors, strict=True):
+        for t in range(batch.rewards.shape[1]):
+            assert np.array_equal(batch.states[:, t], state)
+            _, after = actor.parameters(batch.observations[:, t], state)
+            assert np.array_equal(batch.memory[:, t], after[:, :4])
+            state = np.where(batch.ended[:, t, None], 0, after).astype(np.float32)
+        for (i, step), cut in zip(batch.cuts, batch.cut_states, strict=True):
+            _, after = actor.parameters(
+                batch.observations[i, step][None], batch.states[i, step][None]
+            )
+            assert np.array_equal(cut, after[0])
+    windows = set()
+    for batch, prepared in zip(recorded.batches[1:], recorded.prepared, strict=True):
+        assert np.array_equal(prepared.states, batch.states)
+        horizon = batch.rewards.shape[1]
+        assert np.array_equal(prepared.starts[:, 1:horizon], batch.ended[:, :-1])
+        assert not prepared.starts[:, 0].any()
+        assert batch.ended.any()
+        first = prepared.fisher_rows[0]
+        assert prepared.fisher_rows.tolist() == list(range(first, first + 16))
+        windows.add(int(first))
+    assert len(windows) > 1
+    assert windows <= set(range(5))
 
 
 def test_explained_variance(recorded: Recorded) -> None:

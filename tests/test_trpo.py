@@ -8,14 +8,16 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from toy_envs import Counter
+from toy_policies import flat_box, mlp_policy
 from toy_training import toy_trainer
 
 from trpo_mpi.algorithms.critic import Critic
 from trpo_mpi.algorithms.line_search import Trial, line_search
 from trpo_mpi.algorithms.trpo import PolicyBatch, PolicyKernels, PolicyStep, TrustRegion, trpo_step
 from trpo_mpi.parallel.communicator import Communicator
-from trpo_mpi.policies.mlp import MlpPolicy, critic_network
+from trpo_mpi.policies.kernel import parts_of
 from trpo_mpi.policies.networks import Mlp
+from trpo_mpi.policies.policy import POLICIES, Architecture, Policy, ValueNetwork
 
 REGION = TrustRegion(
     max_kl=0.01, cg_iters=10, cg_damping=0.1, line_search_steps=10, line_search_shrink=0.8
@@ -25,17 +27,25 @@ MULTI, BINARY = gym.spaces.MultiDiscrete([2, 3]), gym.spaces.MultiBinary(3)
 SPACES = pytest.mark.parametrize(
     "space", [BOX, DISCRETE, MULTI, BINARY], ids=["box", "discrete", "multi", "binary"]
 )
+KINDS = pytest.mark.parametrize("kind", POLICIES)
 COLUMNS, STEPS, SIZE = 3, 8, 4
+IMAGE = gym.spaces.Box(0, 255, (21, 20, 2), np.uint8)
 
 
-def make_policy(space: gym.Space[Any]) -> tuple[MlpPolicy, np.ndarray]:
-    policy = MlpPolicy(SIZE, space, (5,), -0.3)
+def observation_space(kind: str) -> gym.spaces.Box:
+    return IMAGE if POLICIES[kind].images else flat_box(SIZE)
+
+
+def make_policy(space: gym.Space[Any], kind: str = "MlpPolicy") -> tuple[Policy, np.ndarray]:
+    architecture = Architecture(kind, net_arch=(5,), lstm_units=3)
+    policy = architecture.make_policy(observation_space(kind), space, -0.3)
     stream = np.random.default_rng(0)
-    theta = policy.initialise(stream) + 0.3 * stream.standard_normal(policy.num_parameters)
+    spread = 0.02 if policy.images else 0.3
+    theta = policy.initialise(stream) + spread * stream.standard_normal(policy.num_parameters)
     return policy, theta.astype(np.float32)
 
 
-def make_batch(policy: MlpPolicy, valid: int = STEPS) -> PolicyBatch:
+def make_batch(policy: Policy, valid: int = STEPS) -> PolicyBatch:
     """Random data, of which the first `valid` steps count; the others hold junk."""
     stream = np.random.default_rng(1)
     shape = (COLUMNS, STEPS)
@@ -43,8 +53,15 @@ def make_batch(policy: MlpPolicy, valid: int = STEPS) -> PolicyBatch:
     actions = np.stack([policy.distribution.choose(rows) for rows in noise])
     mask = np.zeros(shape, np.float32)
     mask[:, :valid] = 1
+    observations = stream.standard_normal((*shape, policy.observation_size)).astype(np.float32)
+    if policy.images:
+        observations = stream.integers(0, 256, observations.shape, np.uint8)
+    starts = np.zeros(shape, np.float32)
+    starts[0, 2], starts[1, 4] = 1, 1
     return PolicyBatch(
-        observations=stream.standard_normal((*shape, SIZE)).astype(np.float32),
+        observations=observations,
+        starts=starts,
+        states=0.5 * stream.standard_normal((*shape, policy.state_size)).astype(np.float32),
         actions=actions.astype(policy.distribution.action_type),
         advantages=stream.standard_normal(shape).astype(np.float32),
         mask=mask,
@@ -54,26 +71,33 @@ def make_batch(policy: MlpPolicy, valid: int = STEPS) -> PolicyBatch:
     )
 
 
-def make_kernels(policy: MlpPolicy, columns: int = COLUMNS, steps: int = STEPS, **more: Any) -> Any:
-    size = policy.network.sizes[0]
-    return PolicyKernels(policy, columns, steps, steps, size, more.get("entcoeff", 0.0))
+def make_kernels(policy: Policy, columns: int = COLUMNS, steps: int = STEPS, **more: Any) -> Any:
+    return PolicyKernels(policy, columns, steps, steps, more.get("entcoeff", 0.0))
 
 
 def take_step(
-    policy: MlpPolicy, theta: np.ndarray, batch: PolicyBatch, region: TrustRegion = REGION
+    policy: Policy, theta: np.ndarray, batch: PolicyBatch, region: TrustRegion = REGION
 ) -> tuple[np.ndarray, PolicyStep]:
     comm = Communicator(None, len(batch.mask))
     return trpo_step(theta, batch, make_kernels(policy, *batch.mask.shape), comm, region)
 
 
-def mean_kl(policy: MlpPolicy, old: Any, new: Any, batch: PolicyBatch) -> tf.Tensor:
-    """Mean KL over the steps that count, in float64 and without any kernel."""
-    rows = tf.constant(batch.observations[batch.mask > 0][None], tf.float64)
+def parameters(policy: Policy, theta: Any, batch: PolicyBatch) -> tf.Tensor:
+    """Of the distributions, (columns, steps, K), in float64 and without any kernel."""
+    seen = batch.observations if policy.images else batch.observations.astype(np.float64)
+    weights = policy.weights(tf.cast(theta, tf.float64)[None])
+    starts, state = (x.astype(np.float64) for x in (batch.starts, batch.states[:, 0]))
+    columns = [
+        policy(weights, *(tf.constant(x[i : i + 1]) for x in (seen, starts, state)))
+        for i in range(COLUMNS)
+    ]
+    return tf.concat(columns, 0)
 
-    def parameters(theta: Any) -> tf.Tensor:
-        return policy(policy.network.weights(tf.cast(theta, tf.float64)[None]), rows)
 
-    return tf.reduce_mean(policy.distribution.kl(parameters(old), parameters(new)))
+def mean_kl(policy: Policy, old: Any, new: Any, batch: PolicyBatch) -> tf.Tensor:
+    """Mean KL over the steps that count."""
+    pair = [parameters(policy, theta, batch) for theta in (old, new)]
+    return tf.reduce_mean(policy.distribution.kl(*pair)[batch.mask > 0])
 
 
 @SPACES
@@ -88,12 +112,58 @@ def test_fisher_product_is_the_hessian_of_mean_kl(space: gym.Space[Any], valid: 
         gradient = inner.gradient(kl, new)
     hessian = outer.jacobian(gradient, new).numpy()
     np.testing.assert_allclose(gradient, 0, atol=1e-12)
-    kernel = make_kernels(policy).fisher_product
-    data = [tf.constant(theta), tf.constant(batch.observations), tf.constant(batch.mask)]
-    rows = [kernel(data[0], tf.constant(v), *data[1:]) for v in np.eye(len(theta), dtype="f")]
+    kernels = make_kernels(policy)
+    data = kernels.fisher_data(batch)
+    rows = [kernels.fisher_product(theta, v, data) for v in np.eye(len(theta), dtype="f")]
     products = np.sum(rows, axis=1, dtype=np.float64) / batch.timesteps
     assert np.abs(hessian).max() > 0.05
     np.testing.assert_allclose(products, hessian, atol=2e-6)
+
+
+@KINDS
+def test_fisher_product_of_every_policy(kind: str) -> None:
+    """u'Fv is (Ju)'M(Jv), M the distributions' own Fisher matrix; J by central differences."""
+    policy, theta = make_policy(BOX, kind)
+    batch = make_batch(policy, 5)
+    directions = np.random.default_rng(2).standard_normal((4, len(theta))).astype(np.float32)
+    at = theta.astype(np.float64)
+    changes = [
+        (parameters(policy, at + 1e-6 * v, batch) - parameters(policy, at - 1e-6 * v, batch)) / 2e-6
+        for v in directions
+    ]
+    old = parameters(policy, at, batch)
+    kernels = make_kernels(policy)
+    data = kernels.fisher_data(batch)
+    for v, change in zip(directions, changes, strict=True):
+        product = kernels.fisher_product(theta, v, data).sum(0, dtype=np.float64)
+        pulled = policy.distribution.fisher_product(old, change) * batch.mask[:, :, None]
+        expected = [float(tf.reduce_sum(other * pulled)) for other in changes]
+        np.testing.assert_allclose(
+            directions @ product, expected, rtol=1e-3, atol=1e-3 * np.abs(expected).max()
+        )
+
+
+@KINDS
+def test_gradient_of_every_policy(kind: str) -> None:
+    """Along random directions, against central differences in float64."""
+    policy, theta = make_policy(BOX, kind)
+    batch = make_batch(policy, 5)
+    kernels = make_kernels(policy, entcoeff=0.3)
+    rows, _ = kernels.gradient(theta, kernels.data(batch))
+    old = parameters(policy, theta, batch)
+
+    def objective(flat: np.ndarray) -> float:
+        new, distribution = parameters(policy, flat, batch), policy.distribution
+        ratio = tf.exp(
+            distribution.log_prob(new, batch.actions) - distribution.log_prob(old, batch.actions)
+        )
+        gain = ratio * batch.advantages + 0.3 * distribution.entropy(new)
+        return float(tf.reduce_sum(gain * batch.mask))
+
+    at = theta.astype(np.float64)
+    for v in np.random.default_rng(2).standard_normal((3, len(theta))):
+        slope = (objective(at + 1e-6 * v) - objective(at - 1e-6 * v)) / 2e-6
+        assert rows.sum(0)[:-1] @ v == pytest.approx(slope, rel=1e-3, abs=1e-2)
 
 
 @SPACES
@@ -102,65 +172,82 @@ def test_gradient_is_that_of_the_objective(space: gym.Space[Any]) -> None:
     policy, theta = make_policy(space)
     batch = make_batch(policy, 5)
     kernels = make_kernels(policy, entcoeff=0.3)
-    data = [
-        tf.constant(x) for x in (batch.observations, batch.actions, batch.advantages, batch.mask)
-    ]
-    rows, old = kernels.gradient(tf.constant(theta), *data)
-    gradient, entropy = rows.numpy().sum(0)[:-1], rows.numpy().sum(0)[-1]
-    counted = policy.distribution.entropy(old).numpy()[batch.mask > 0]
+    data = kernels.data(batch)
+    rows, old = kernels.gradient(theta, data)
+    gradient, entropy = rows.sum(0)[:-1], rows.sum(0)[-1]
+    counted = policy.distribution.entropy(old[0]).numpy()[batch.mask > 0]
     np.testing.assert_allclose(entropy, counted.sum(), rtol=1e-5)
     for i in range(0, len(theta), 3):
         gains = []
         for sign in (1, -1):
             moved = theta.copy()
             moved[i] += sign * 0.01
-            gains.append(kernels.losses(tf.constant(moved), *data, old).numpy()[:, 0].sum())
+            gains.append(kernels.losses(moved, data, old)[:, 0].sum())
         np.testing.assert_allclose((gains[0] - gains[1]) / 0.02, gradient[i], atol=5e-3)
 
 
 @pytest.mark.parametrize(
-    ("space", "hidden"),
+    ("space", "hidden", "kind"),
     [
-        (gym.spaces.Box(-1, 1, (3,)), (64, 64)),
-        (gym.spaces.Box(-1, 1, (17,)), (10, 50)),  # no multiples of any SIMD width
-        (gym.spaces.Discrete(5), (7,)),
-        (gym.spaces.MultiDiscrete([3, 2, 5]), (9,)),
-        (gym.spaces.MultiBinary(7), (7,)),
+        (gym.spaces.Box(-1, 1, (3,)), (64, 64), "MlpPolicy"),
+        (gym.spaces.Box(-1, 1, (17,)), (10, 50), "MlpPolicy"),  # no multiples of any SIMD width
+        (gym.spaces.Discrete(5), (7,), "MlpPolicy"),
+        (gym.spaces.MultiDiscrete([3, 2, 5]), (9,), "MlpPolicy"),
+        (gym.spaces.MultiBinary(7), (7,), "MlpPolicy"),
+        (gym.spaces.Box(-1, 1, (3,)), (10,), "MlpLstmPolicy"),
+        (gym.spaces.Discrete(5), (7,), "MlpLnLstmPolicy"),
+        (gym.spaces.Discrete(3), (), "CnnPolicy"),
+        (gym.spaces.Box(-1, 1, (2,)), (), "CnnLstmPolicy"),
+        (gym.spaces.Discrete(5), (), "CnnLnLstmPolicy"),
     ],
-    ids=["3", "17", "discrete", "multi-discrete", "multi-binary"],
+    ids=str,
 )
 def test_a_columns_rows_have_the_same_bits_alone(
-    space: gym.Space[Any], hidden: tuple[int, ...]
+    space: gym.Space[Any], hidden: tuple[int, ...], kind: str
 ) -> None:
     """Of the policy's kernels and of the critic's, whatever else is in the call."""
     steps = 24
-    policy = MlpPolicy(11, space, hidden, 0.0)
-    network = critic_network(11, hidden)
+    observation = IMAGE if POLICIES[kind].images else flat_box(11)
+    architecture = Architecture(kind, hidden, lstm_units=5)
+    policy = architecture.make_policy(observation, space)
+    network = ValueNetwork(policy, observation, architecture)
     stream = np.random.default_rng(0)
-    observations = stream.standard_normal((16, steps, 11)).astype(np.float32)
+    shape = (16, steps)
+    observations = stream.standard_normal((*shape, policy.observation_size)).astype(np.float32)
+    if policy.images:
+        observations = stream.integers(0, 256, observations.shape, np.uint8)
+    starts = (stream.random(shape) < 0.1).astype(np.float32)
+    states = stream.standard_normal((*shape, policy.state_size)).astype(np.float32)
     noise = [policy.distribution.draw_noise(stream, steps) for _ in range(16)]
     actions = np.stack([policy.distribution.choose(rows) for rows in noise])
-    kind = policy.distribution.action_type
-    numbers = stream.standard_normal((16, steps)).astype(np.float32)
-    data = (observations, actions.astype(kind), numbers, np.ones((16, steps), np.float32))
+    actions = actions.astype(policy.distribution.action_type)
+    numbers, memory = (
+        stream.standard_normal(size).astype(np.float32)
+        for size in (shape, (*shape, policy.memory_size))
+    )
     theta, vector = stream.standard_normal((2, policy.num_parameters)).astype(np.float32) * 0.3
     phi = network.initialise(stream)
     chosen = stream.permutation(steps).astype(np.int32)[:16]
 
     def rows(columns: slice) -> list[np.ndarray]:
-        mine = [tf.constant(x[columns]) for x in data]
-        own = len(mine[0])
-        kernels = PolicyKernels(policy, own, steps, steps, 11, 0.01)
-        gradient, old = kernels.gradient(tf.constant(theta), *mine)
-        product = kernels.fisher_product(tf.constant(theta), tf.constant(vector), mine[0], mine[3])
-        losses = kernels.losses(tf.constant(theta + vector), *mine, old)
+        data = (observations, starts, states, actions, numbers, np.ones_like(numbers))
+        seen, *others = mine = [x[columns] for x in data]
+        own = len(seen)
+        batch = PolicyBatch(*mine, own * steps, np.arange(steps), own * steps)
+        kernels = PolicyKernels(policy, own, steps, steps, 0.01)
+        gradient, old = kernels.gradient(theta, kernels.data(batch))
+        product = kernels.fisher_product(theta, vector, kernels.fisher_data(batch))
+        losses = kernels.losses(theta + vector, kernels.data(batch), old)
         critic = Critic(network, phi, own, steps, 16)
-        fit = critic._gradient_kernel(phi, mine[0], mine[2], chosen, mine[3][:, :16])
-        values = critic.values(observations[columns].reshape(-1, 11)).reshape(own, steps)
-        return [gradient.numpy(), product.numpy(), losses.numpy(), fit.numpy(), values]
+        remembered = memory[columns]
+        parts = parts_of(critic._columns, seen, remembered, numbers[columns])
+        fit = critic._gradients(parts, chosen, others[4][:, :16])
+        flat = (x.reshape(own * steps, -1) for x in (seen, remembered))
+        return [gradient, product, losses, fit, critic.values(*flat).reshape(own, steps)]
 
     together = rows(slice(None))
-    for columns in (slice(0, 1), slice(15, 16), slice(2, 4), slice(3, 8), slice(1, 14)):
+    some_columns = [slice(0, 1), slice(15, 16), slice(2, 4), slice(3, 8), slice(1, 14)]
+    for columns in some_columns[:: 3 if policy.state_size else 1]:  # a loop takes seconds to trace
         for some, all_rows in zip(rows(columns), together, strict=True):
             assert np.array_equal(some, all_rows[columns])
 
@@ -175,7 +262,8 @@ def hand_batch(actions: np.ndarray, advantages: list[float]) -> PolicyBatch:
     padded[0, :2] = actions
     observations = np.full((1, 8, 1), 7, np.float32)
     observations[0, :2] = 0
-    return PolicyBatch(observations, padded, numbers, weights, 2, np.arange(8), 2)
+    starts, states = np.zeros((1, 8), np.float32), np.zeros((1, 8, 0), np.float32)
+    return PolicyBatch(observations, starts, states, padded, numbers, weights, 2, np.arange(8), 2)
 
 
 def test_gaussian_step_by_hand() -> None:
@@ -185,7 +273,7 @@ def test_gaussian_step_by_hand() -> None:
     * advantage) = 0. The Fisher matrix at b is 1, with damping c 1 + c, so x = 1 / (1 + c), x'Fx
     the same, and the full step sqrt(2 max_kl / (1 + c)), whose KL is b**2 / 2.
     """
-    policy = MlpPolicy(1, gym.spaces.Box(-1, 1, (1,)), (), 0.0)
+    policy = mlp_policy(1, gym.spaces.Box(-1, 1, (1,)), ())
     theta = np.array([0.5, 0, 0], np.float32)  # weight of the observation, b, log deviation
     batch = hand_batch(np.array([[1], [-1]], np.float32), [1, -1])
     new, step = take_step(policy, theta, batch)
@@ -205,7 +293,7 @@ def test_categorical_step_by_hand() -> None:
     The gradient is g = (1, -1) / 2, the Fisher matrix (1, -1; -1, 1) / 4, so F g = g / 2, the
     full step s g with s**2 = 2 max_kl / (g'g (1/2 + c)) = 4 max_kl / (1/2 + c).
     """
-    policy = MlpPolicy(1, gym.spaces.Discrete(2), (), 0.0)
+    policy = mlp_policy(1, gym.spaces.Discrete(2), ())
     theta = np.zeros(4, np.float32)
     new, step = take_step(policy, theta, hand_batch(np.array([0, 1], np.int32), [1, -1]))
     s = np.sqrt(4 * 0.01 / 0.6)
@@ -228,10 +316,18 @@ def test_step_improves_inside_the_trust_region(space: gym.Space[Any], max_kl: fl
     assert float(mean_kl(policy, theta, new, batch)) == pytest.approx(step.kl, rel=2e-2)
 
 
-@SPACES
-def test_masked_steps_contribute_nothing(space: gym.Space[Any]) -> None:
+@pytest.mark.parametrize(
+    ("space", "kind"),
+    [
+        *((space, "MlpPolicy") for space in (BOX, DISCRETE, MULTI, BINARY)),
+        (BOX, "CnnPolicy"),
+        (BOX, "MlpLnLstmPolicy"),
+    ],
+    ids=str,
+)
+def test_masked_steps_contribute_nothing(space: gym.Space[Any], kind: str) -> None:
     """Whatever stands in them: all bits of the step are the same."""
-    policy, theta = make_policy(space)
+    policy, theta = make_policy(space, kind)
     batch = make_batch(policy, 5)
     expected, statistics = take_step(policy, theta, batch)
     observations, advantages = batch.observations.copy(), batch.advantages.copy()
@@ -255,13 +351,13 @@ def test_fisher_rows_are_the_time_steps_used() -> None:
     policy, theta = make_policy(BOX)
     batch = make_batch(policy)
     comm = Communicator(None, COLUMNS)
-    few = PolicyKernels(policy, COLUMNS, STEPS, 2, SIZE, 0.0)
+    few = PolicyKernels(policy, COLUMNS, STEPS, 2, 0.0)
     two = replace(batch, fisher_rows=np.array([1, 6]), fisher_timesteps=2 * COLUMNS)
     new, _ = trpo_step(theta, two, few, comm, REGION)
     kernels = make_kernels(policy)
-    product = kernels.fisher_product
-    repeated = tf.constant(np.tile(batch.observations[:, [1, 6]], (1, 4, 1)))
-    kernels.fisher_product = lambda at, v, _, mask: product(at, v, repeated, mask)
+    repeated = replace(batch, observations=np.tile(batch.observations[:, [1, 6]], (1, 4, 1)))
+    repeated_data = kernels.fisher_data(repeated)
+    kernels.fisher_data = lambda _: repeated_data
     expected, _ = trpo_step(theta, batch, kernels, comm, REGION)
     np.testing.assert_allclose(new, expected, atol=1e-4)
     assert np.abs(new - take_step(policy, theta, batch)[0]).max() > 1e-3

@@ -10,14 +10,31 @@ their flags are known to be right, and `TRPO.learn`::
     TRPO("MlpPolicy", "CartPole-v1").learn(25000).save("cartpole")
 """
 
+import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from trpo_mpi.agent import TRPO, evaluate_policy
-    from trpo_mpi.policies.mlp import MlpPolicy
+    from trpo_mpi.policies.policy import (
+        CnnLnLstmPolicy,
+        CnnLstmPolicy,
+        CnnPolicy,
+        MlpLnLstmPolicy,
+        MlpLstmPolicy,
+        MlpPolicy,
+    )
 
 __version__ = "0.1.0"
-__all__ = ["TRPO", "MlpPolicy", "evaluate_policy"]
+__all__ = [
+    "TRPO",
+    "CnnLnLstmPolicy",
+    "CnnLstmPolicy",
+    "CnnPolicy",
+    "MlpLnLstmPolicy",
+    "MlpLstmPolicy",
+    "MlpPolicy",
+    "evaluate_policy",
+]
 
 
 def __getattr__(name: str) -> Any:
@@ -27,6 +44,5 @@ def __getattr__(name: str) -> Any:
     from trpo_mpi.parallel import startup
 
     startup.limit_threads()  # before NumPy is imported, if it is not yet
-    from trpo_mpi import agent
-
-    return getattr(agent, name)
+    module = "policies.policy" if name.endswith("Policy") else "agent"
+    return getattr(importlib.import_module(f"trpo_mpi.{module}"), name)

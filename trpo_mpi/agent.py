@@ -33,8 +33,8 @@ from trpo_mpi.envs.vector import ColumnEnvs
 from trpo_mpi.errors import UsageError
 from trpo_mpi.normalization import ObservationNormalizer
 from trpo_mpi.parallel import startup
-from trpo_mpi.policies.mlp import Actor, MlpPolicy, critic_network
-from trpo_mpi.policies.networks import NumpyMlp, safe_block
+from trpo_mpi.policies.networks import Rows, safe_block
+from trpo_mpi.policies.policy import POLICIES, Actor, Policy
 from trpo_mpi.run_directory import archive, checkpoint, model_file
 from trpo_mpi.run_directory.model_file import Model
 from trpo_mpi.state import Wish
@@ -55,7 +55,7 @@ STABLE_BASELINES: dict[str, Any] = {
 """Where Stable-Baselines' TRPO differs from the commands' defaults, beside the arguments below."""
 
 SETTINGS = {field.name for field in dataclasses.fields(Config)} - set(
-    "env policy num_timesteps outdir resume allow_changes load which checkpoint_every max_hours "
+    "env num_timesteps outdir resume allow_changes load which checkpoint_every max_hours "
     "env_timeout render check".split()
 )
 """Fields of `Config` that are arguments here; the others are the commands' alone."""
@@ -65,7 +65,7 @@ class TRPO:
     """Trust-region policy optimisation (Schulman et al. 2015), data-parallel over MPI ranks.
 
     Args:
-        policy: the kind of policy network, by name or class; MlpPolicy so far.
+        policy: the kind of policy, by name or class; see `trpo_mpi.policies.policy`.
         env: what to train on. An id or a function that gives an environment: environments are made
             and dealt out over the ranks, and their number changes nothing. An environment or a
             vector environment: it is this rank's own. None until `set_env`.
@@ -80,7 +80,7 @@ class TRPO:
 
     def __init__(
         self,
-        policy: str | type[MlpPolicy] = "MlpPolicy",
+        policy: str | type[Policy] = "MlpPolicy",
         env: Env | None = None,
         gamma: float = 0.99,
         timesteps_per_batch: int = 1024,
@@ -94,13 +94,13 @@ class TRPO:
         verbose: int = 0,
         **more: Any,
     ) -> None:
-        name = policy if isinstance(policy, str) else policy.__name__
+        policy = policy if isinstance(policy, str) else policy.__name__
         named = dict(locals())
         unknown = sorted(set(more) - SETTINGS)
         if unknown:
             raise TypeError(f"TRPO() has no argument {unknown[0]!r}")
-        if name != "MlpPolicy":
-            raise UsageError(f"policy is {name!r}; it must be 'MlpPolicy'")
+        if policy not in POLICIES:
+            raise UsageError(f"policy is {policy!r}; it must be one of {', '.join(POLICIES)}")
         settings = STABLE_BASELINES | {key: named[key] for key in SETTINGS & set(named)} | more
         settings = {key: tuple(x) if isinstance(x, list) else x for key, x in settings.items()}
         self.config = Config(**settings)
@@ -192,7 +192,7 @@ class TRPO:
         if trainer is not None:
             self._model, self._state = trainer.model(), trainer.state()
         self._actor: Actor | None = None
-        self._critic: NumpyMlp | None = None
+        self._critic: Rows | None = None
         self._noise = np.random.default_rng(self.config.seed)
 
     def _set_up(self) -> Trainer:
@@ -220,22 +220,46 @@ class TRPO:
         mask: Any = None,
         deterministic: bool = False,
     ) -> tuple[Any, Any]:
-        """The action for an observation, or actions for a batch; and `state`, which is None here.
+        """The action for an observation, or actions for a batch; and the state after it.
 
-        `state` and `mask` are for recurrent policies. Raises `ValueError` for an observation that
-        has not the space's shape.
+        Args:
+            observation: one, or a batch of n.
+            state: what the last call for these environments gave; None at the start of episodes,
+                and of a policy that is not recurrent always.
+            mask: whether an episode has ended since that call: a bool, or (n,); None is no.
+            deterministic: take the most probable action instead of a sample.
+
+        Raises `ValueError` for an observation that has not the space's shape, and for a state
+        that is not of this policy and this number of environments.
         """
         rows, one = self._rows(observation)
-        actions = self.act(rows, deterministic)
-        return (actions[0] if one else actions), None
+        actions, after = self.act(rows, self._carried(state, mask, len(rows)), deterministic)
+        return (actions[0] if one else actions), (after if after.size else None)
 
-    def act(self, rows: np.ndarray, deterministic: bool) -> np.ndarray:
-        """Actions of the environment for normalised flat observations, (n, D)."""
-        actor = self._acting()
+    def act(
+        self, rows: np.ndarray, state: np.ndarray, deterministic: bool
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Actions of the environment for normalised flat observations, (n, D); and the states."""
+        actor = self.actor
         if deterministic:
-            return actor.distribution.to_environment(actor.mode(rows))
-        noise = actor.distribution.draw_noise(self._noise, len(rows))
-        return actor.distribution.to_environment(actor.sample(rows, noise))
+            actions, state = actor.mode(rows, state)
+        else:
+            noise = actor.distribution.draw_noise(self._noise, len(rows))
+            actions, state = actor.sample(rows, noise, state)
+        return actor.distribution.to_environment(actions), state
+
+    def _carried(self, state: Any, mask: Any, rows: int) -> np.ndarray:
+        """What the policy carries before these rows: (n, S)."""
+        start = self.actor.begin(rows)
+        if state is None or not start.size:
+            return start
+        given = np.asarray(state, np.float32)
+        if given.shape != start.shape:
+            raise UsageError(f"the state has shape {given.shape}; it must be {start.shape}")
+        ended = (
+            np.zeros(rows, bool) if mask is None else np.broadcast_to(np.asarray(mask, bool), rows)
+        )
+        return np.where(ended[:, None], start, given)
 
     def action_probability(
         self, observation: Any, state: Any = None, mask: Any = None, actions: Any = None
@@ -244,7 +268,7 @@ class TRPO:
 
         Args:
             observation: one, or a batch of n.
-            state, mask: for recurrent policies.
+            state, mask: as for `predict`.
             actions: as many actions of the action space, or None.
 
         Returns, without `actions`: for Discrete the probability of each choice; for MultiDiscrete
@@ -252,8 +276,9 @@ class TRPO:
         deviations. With `actions`: their probability, for Box the density (before clipping).
         """
         rows, one = self._rows(observation)
-        actor = self._acting()
-        distribution, parameters = actor.distribution, actor.parameters(rows)
+        actor = self.actor
+        distribution = actor.distribution
+        parameters, _ = actor.parameters(rows, self._carried(state, mask, len(rows)))
         if actions is None:
             described = distribution.describe(parameters)
             if not one:
@@ -269,21 +294,32 @@ class TRPO:
         probabilities = np.exp(np.asarray(log_prob))
         return probabilities[0] if one else probabilities
 
-    def predict_values(self, observation: Any) -> Any:
-        """The critic's value of an observation, or (n,) of a batch, in units of the reward."""
+    def predict_values(self, observation: Any, state: Any = None, mask: Any = None) -> Any:
+        """The critic's value of an observation, or (n,) of a batch, in units of the reward.
+
+        `state` and `mask` are as for `predict`.
+        """
         rows, one = self._rows(observation)
         model = self._whole()
         if self._critic is None:
-            network = critic_network(model.spaces.observation_size, model.net_arch)
-            self._critic = NumpyMlp(network, model.phi, safe_block(network, model.phi))
+            network = model.make_critic()
+            self._critic = Rows(network, model.phi, safe_block(network, model.phi))
+        memory = self.actor.memory(rows, self._carried(state, mask, len(rows)))
         scale = 1.0 if model.return_moments is None else float(model.return_moments.deviation[0])
-        values = self._critic(rows)[:, 0].astype(np.float64) * scale
+        values = self._critic(rows, memory)[0][:, 0].astype(np.float64) * scale
         return values[0] if one else values
 
     @property
     def normalizer(self) -> ObservationNormalizer:
         """What makes flat observations what the policy takes."""
         return self._whole().normalizer
+
+    @property
+    def actor(self) -> Actor:
+        """The policy as it is now, to act with."""
+        if self._actor is None:
+            self._actor = self._whole().actor()
+        return self._actor
 
     def _whole(self) -> Model:
         if self._model is None:
@@ -294,11 +330,6 @@ class TRPO:
         model = self._whole()
         rows, one = flat_rows(model.spaces.observation, observation)
         return model.normalizer(rows), one
-
-    def _acting(self) -> Actor:
-        if self._actor is None:
-            self._actor = self._whole().actor()
-        return self._actor
 
     def save(self, path: str | Path) -> None:
         """Write the model to one file, whole or not at all: rank 0 does. `.zip` is added.
@@ -334,7 +365,7 @@ class TRPO:
             path = path.with_name(path.name + ".zip")
         found, settings, state = _read(path)
         kept = {name: getattr(settings, name) for name in SETTINGS}
-        model = cls(found.policy, **(kept | kwargs))
+        model = cls(**(kept | kwargs))
         found.check_fits(model.config, found.spaces, str(path))
         model.config = replace(model.config, env=found.env)
         model._model, model._state = found, state
@@ -350,7 +381,7 @@ def _read(path: Path) -> tuple[Model, Config, dict[str, Any] | None]:
             if "settings.json" not in file.namelist():
                 model = model_file.read(file)
                 settings = Config(
-                    net_arch=model.net_arch,
+                    **dataclasses.asdict(model.architecture),
                     normalize_observations=model.normalizer.moments is not None,
                     normalize_returns=model.return_moments is not None,
                 )
@@ -371,15 +402,17 @@ def evaluate_policy(
     share = [(n_eval_episodes + i) // number for i in range(number)]
     observations, _ = envs.reset(seed=[seed + i for i in range(number)])
     running, returns = np.zeros(number), [list[float]() for _ in range(number)]
+    state = model.actor.begin(number)
     while any(len(own) < wanted for own, wanted in zip(returns, share, strict=True)):
-        actions = model.act(model.normalizer(observations), deterministic)
+        actions, state = model.act(model.normalizer(observations), state, deterministic)
         observations, rewards, _, _, info = envs.step(actions)
         running += rewards
         running[info.get("reset", [])] = 0.0
+        state[info.get("reset", [])] = 0.0
         for i in info.get("final_obs", {}):
             if len(returns[i]) < share[i]:
                 returns[i].append(float(running[i]))
-            running[i] = 0.0
+            running[i], state[i] = 0.0, 0.0
     flat = [total for own in returns for total in own]
     return float(np.mean(flat)), float(np.std(flat))
 

@@ -46,10 +46,24 @@ class Config:
     """Length of the run, in time steps of all environments together."""
     seed: Natural = 0
     """Seed of everything random in the run."""
-    policy: Literal["MlpPolicy"] = "MlpPolicy"
-    """Kind of policy network."""
+    policy: Literal[
+        "MlpPolicy",
+        "MlpLstmPolicy",
+        "MlpLnLstmPolicy",
+        "CnnPolicy",
+        "CnnLstmPolicy",
+        "CnnLnLstmPolicy",
+    ] = "MlpPolicy"
+    """Kind of policy: fully connected layers or a convolutional network for images; with Lstm it
+    has a memory, LnLstm one with layer normalisation."""
     net_arch: tuple[Count, ...] = (64, 64)
-    """Hidden layers of the policy and of the critic, in units."""
+    """Mlp: hidden layers of the policy and of the critic, in units."""
+    activation: Literal["tanh", "relu", "elu"] = "tanh"
+    """Mlp: what stands behind each hidden layer."""
+    cnn: Literal["small", "nature"] = "small"
+    """Cnn: convolutional network of Mnih et al. 2013 (small) or 2015 (nature)."""
+    lstm_units: Count = 64
+    """Lstm: units in the memory."""
     init_logstd: float = 0.0
     """Logarithm of a Gaussian policy's first standard deviation (-0.5 explores less)."""
 
@@ -92,7 +106,8 @@ class Config:
     """Critic: share of the step size that is left at the end of the linear decay."""
 
     normalize_observations: bool = True
-    """Shift and scale observations by their running mean and deviation over all ranks."""
+    """Shift and scale observations by their running mean and deviation over all ranks. Cnn
+    policies never do."""
     normalize_returns: bool = True
     """Scale rewards by the running deviation of the discounted return over all ranks."""
 

@@ -10,7 +10,6 @@ of ranks; ranks share the episodes out.
 import csv
 import io
 import math
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -100,30 +99,34 @@ def evaluate(
 ) -> np.ndarray:
     """Play this rank's share of the episodes and gather all: (episodes, 2) returns and lengths."""
     shares = np.array_split(np.arange(settings.episodes), comm.size)
-    act = _behaviour(settings, model)
+    act = Behaviour(settings, model)
     own = [play_episode(env, act, settings.seed, int(number)) for number in shares[comm.rank]]
     rows = np.array(own, np.float64).reshape(-1, 2)
     return comm.gather_rows(rows, np.array([len(share) for share in shares]))
 
 
-Behaviour = Callable[[np.ndarray, np.random.Generator], np.ndarray]
-"""From a flat observation and the episode's stream to an action for the environment."""
+class Behaviour:
+    """A trained policy that plays one episode after another."""
 
+    def __init__(self, settings: Evaluation, model: Model) -> None:
+        self._deterministic = settings.deterministic
+        self._actor, self._normalizer = model.actor(), model.normalizer
+        self.begin()
 
-def _behaviour(settings: Evaluation, model: Model) -> Behaviour:
-    actor, normalizer = model.actor(), model.normalizer
-    distribution = actor.distribution
+    def begin(self) -> None:
+        """Forget the last episode."""
+        self._state = self._actor.begin(1)
 
-    def act(observation: np.ndarray, noise: np.random.Generator) -> np.ndarray:
-        rows = normalizer(observation[None])
-        if settings.deterministic:
-            actions = actor.mode(rows)
+    def __call__(self, observation: np.ndarray, noise: np.random.Generator) -> np.ndarray:
+        """From a flat observation, and the episode's stream, to an action for the environment."""
+        rows, distribution = self._normalizer(observation[None]), self._actor.distribution
+        if self._deterministic:
+            actions, self._state = self._actor.mode(rows, self._state)
         else:
-            actions = actor.sample(rows, distribution.draw_noise(noise, 1))
+            drawn = distribution.draw_noise(noise, 1)
+            actions, self._state = self._actor.sample(rows, drawn, self._state)
         action: np.ndarray = distribution.to_environment(actions)[0]
         return action
-
-    return act
 
 
 def play_episode(
@@ -137,6 +140,7 @@ def play_episode(
     start, noise = stream(seed, EPISODE, number).spawn(2)
     generator = np.random.default_rng(noise)
     first, _ = env.reset(seed=int(start.generate_state(1)[0]))
+    act.begin()
     total, length, ended = 0.0, 0, False
     flatten = flattener(env.observation_space)
     flat = _finite(flatten(first), total, number, length)

@@ -70,15 +70,19 @@ def pool(
 
 
 class ObservationNormalizer:
-    """Shifts and scales flat observations of size D; with `moments` None it only casts them."""
+    """Shifts and scales flat observations of size D.
 
-    def __init__(self, moments: Moments | None) -> None:
+    With `moments` None it leaves them as they are, but for their type: `kind`.
+    """
+
+    def __init__(self, moments: Moments | None, kind: type[np.generic] = np.float32) -> None:
         self.moments = moments
+        self.kind = kind
 
     def __call__(self, observations: np.ndarray) -> np.ndarray:
         """(..., D) raw -> (..., D) float32, clipped to +-`CLIP`."""
         if self.moments is None:
-            return observations.astype(np.float32)
+            return observations.astype(self.kind)
         scaled = observations - self.moments.mean
         scaled /= np.maximum(self.moments.deviation, FLOOR)
         np.minimum(scaled, CLIP, out=scaled)

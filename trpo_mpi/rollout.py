@@ -15,18 +15,25 @@ import numpy as np
 from trpo_mpi.envs.adopted import AdoptedEnvs
 from trpo_mpi.envs.vector import ColumnEnvs
 from trpo_mpi.normalization import ObservationNormalizer
-from trpo_mpi.policies.distributions import Distribution
-from trpo_mpi.policies.mlp import Actor
+from trpo_mpi.policies.policy import Actor, Policy
 
 
 @dataclass
 class Batch:
-    """What E environments gave in T time steps. D is the size of a flat observation."""
+    """What E environments gave in T time steps.
 
-    raw_observations: np.ndarray
-    """(E, T, D) float64, as the environments gave them."""
+    D is the size of a flat observation, S that of a recurrent policy's state, M of the part of it
+    that the critic reads.
+    """
+
+    raw_observations: np.ndarray | None
+    """(E, T, D) as the environments gave them; None where nothing is learnt of them."""
     observations: np.ndarray
-    """(E, T, D) float32, normalised by the snapshot that the policy acted with."""
+    """(E, T, D), normalised by the snapshot that the policy acted with."""
+    states: np.ndarray
+    """(E, T, S) float32: what the policy carried before each step."""
+    memory: np.ndarray
+    """(E, T, M) float32: what it remembered when it had seen each observation."""
     actions: np.ndarray
     """(E, T, ...) as sampled: before clipping, from index 0."""
     rewards: np.ndarray
@@ -42,7 +49,9 @@ class Batch:
     """(column, step) after which a value must be bootstrapped: truncations, and the last step
     of the batch where the episode goes on."""
     cut_observations: list[np.ndarray] = field(default_factory=list)
-    """The observation after each of them: (D,) float64."""
+    """The observation after each of them: (D,), raw."""
+    cut_states: list[np.ndarray] = field(default_factory=list)
+    """And what the policy carried before it saw that: (S,)."""
     episodes: list[tuple[float, ...]] = field(default_factory=list)
     """A row (step, column, return, length) for each episode that finished, in that order."""
 
@@ -59,23 +68,24 @@ class Sampler:
         envs: the environments of this rank's columns.
         seeds: one seed sequence a column, that of its global index; the environment and the
             exploration noise each get a stream of their own from it.
-        distribution: draws the noise and shapes the actions.
+        policy: draws the noise, shapes the actions, and says what is carried from step to step.
     """
 
     def __init__(
         self,
         envs: ColumnEnvs | AdoptedEnvs,
         seeds: Sequence[np.random.SeedSequence],
-        distribution: Distribution,
+        policy: Policy,
     ) -> None:
         self._envs = envs
-        self._distribution = distribution
+        self._policy = policy
         pairs = [seed.spawn(2) for seed in seeds]
         self._noise = [np.random.default_rng(noise) for _, noise in pairs]
         env_seeds = [int(env.generate_state(1)[0]) for env, _ in pairs]
         self._observations, _ = envs.reset(seed=env_seeds)
         self._returns = np.zeros(envs.num_envs)
         self._lengths = np.zeros(envs.num_envs, np.int64)
+        self._states = np.zeros((envs.num_envs, policy.state_size), np.float32)
 
     def column_state(self, place: int) -> dict[str, Any]:
         """All that one column carries from batch to batch, as plain data."""
@@ -84,6 +94,7 @@ class Sampler:
             "noise": self._noise[place].bit_generator.state,
             "return": float(self._returns[place]),
             "length": int(self._lengths[place]),
+            "policy_state": self._states[place].copy(),
         }
 
     def restore_column(self, place: int, state: dict[str, Any], seed: int) -> bool:
@@ -94,17 +105,21 @@ class Sampler:
         self._observations[place] = self._envs.observation(place)
         self._returns[place] = state["return"] if carried else 0.0
         self._lengths[place] = state["length"] if carried else 0
+        self._states[place] = state["policy_state"] if carried else 0.0
         return carried
 
     def collect(self, actor: Actor, normalizer: ObservationNormalizer, horizon: int) -> Batch:
         """Take `horizon` steps in every environment."""
-        envs, distribution = self._envs, self._distribution
+        envs, policy, distribution = self._envs, self._policy, self._policy.distribution
         columns, size = envs.num_envs, self._observations.shape[1]
         noise = np.stack([distribution.draw_noise(stream, horizon) for stream in self._noise])
         shape = (columns, horizon)
+        learnt = normalizer.moments is not None
         batch = Batch(
-            raw_observations=np.empty((*shape, size)),
-            observations=np.empty((*shape, size), np.float32),
+            raw_observations=np.empty((*shape, size)) if learnt else None,
+            observations=np.empty((*shape, size), policy.observation_type),
+            states=np.empty((*shape, policy.state_size), np.float32),
+            memory=np.empty((*shape, policy.memory_size), np.float32),
             actions=np.empty((*shape, *distribution.action_shape), distribution.action_type),
             rewards=np.empty(shape),
             terminated=np.empty(shape, bool),
@@ -112,9 +127,13 @@ class Sampler:
             mask=np.ones(shape, bool),
         )
         for t in range(horizon):
-            batch.raw_observations[:, t] = self._observations
+            if batch.raw_observations is not None:
+                batch.raw_observations[:, t] = self._observations
             batch.observations[:, t] = rows = normalizer(self._observations)
-            batch.actions[:, t] = actions = actor.sample(rows, noise[:, t])
+            batch.states[:, t] = self._states
+            actions, self._states = actor.sample(rows, noise[:, t], self._states)
+            batch.actions[:, t] = actions
+            batch.memory[:, t] = actor.remembered(self._states)
             self._observations, rewards, terminated, truncated, info = envs.step(
                 distribution.to_environment(actions)
             )
@@ -127,12 +146,17 @@ class Sampler:
                 batch.mask[info["reset"], t] = False
                 self._returns[info["reset"]] = 0.0
                 self._lengths[info["reset"]] = 0
+                self._states[info["reset"]] = 0.0
             if "final_obs" in info:
                 self._finish_episodes(batch, t, info["final_obs"])
         for i in np.flatnonzero(~batch.ended[:, -1]):
-            batch.cuts.append((int(i), horizon - 1))
-            batch.cut_observations.append(self._observations[i])
+            self._cut(batch, int(i), horizon - 1, self._observations[i])
         return batch
+
+    def _cut(self, batch: Batch, place: int, step: int, observation: np.ndarray) -> None:
+        batch.cuts.append((place, step))
+        batch.cut_observations.append(observation)
+        batch.cut_states.append(self._states[place].copy())
 
     def _finish_episodes(self, batch: Batch, t: int, final: dict[int, np.ndarray]) -> None:
         for i, observation in final.items():
@@ -140,8 +164,8 @@ class Sampler:
             batch.episodes.append((t, column, self._returns[i], float(self._lengths[i])))
             # An environment may report both at once; the true end decides.
             if not batch.terminated[i, t]:
-                batch.cuts.append((i, t))
-                batch.cut_observations.append(observation)
+                self._cut(batch, i, t, observation)
         ended = list(final)
         self._returns[ended] = 0.0
         self._lengths[ended] = 0
+        self._states[ended] = 0.0

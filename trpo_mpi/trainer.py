@@ -31,8 +31,8 @@ from trpo_mpi.envs.spaces import Spaces
 from trpo_mpi.envs.vector import ColumnEnvs
 from trpo_mpi.normalization import ObservationNormalizer, column_moments, pool
 from trpo_mpi.parallel.communicator import Communicator
-from trpo_mpi.policies.mlp import MlpPolicy, critic_network
 from trpo_mpi.policies.networks import BLOCK, safe_block
+from trpo_mpi.policies.policy import Actor, Architecture, ValueNetwork
 from trpo_mpi.rollout import Batch, Sampler
 from trpo_mpi.run_directory.model_file import Model, initial
 from trpo_mpi.state import COLUMN, RESTART, ROWS, Counters, Wish, stream
@@ -70,28 +70,29 @@ class Trainer:
     ) -> None:
         self.config, self.grid, self.comm = config, grid, comm
         self.spaces = spaces = Spaces.of(envs)
-        size, own = spaces.observation_size, len(comm.columns)
+        own = len(comm.columns)
         self._padded = _eights(grid.horizon)
         self._fisher_steps = _eights(config.fisher_fraction * self._padded)
 
-        self.policy = MlpPolicy(size, spaces.action, config.net_arch, config.init_logstd)
+        self.architecture = Architecture.of(config)
+        self.policy = self.architecture.make_policy(spaces.observation, spaces.action)
         start = start or initial(config, spaces)
         self.theta = start.theta
         self.normalizer, self.return_moments = start.normalizer, start.return_moments
-        network = critic_network(size, config.net_arch)
+        network = ValueNetwork(self.policy, spaces.observation, self.architecture)
         rows = max(1, min(grid.horizon, config.vf_batch // grid.num_envs))
         self.critic = Critic(network, start.phi, own, self._padded, rows)
         self._kernels = PolicyKernels(
-            self.policy, own, self._padded, self._fisher_steps, size, config.entcoeff
+            self.policy, own, self._padded, self._fisher_steps, config.entcoeff
         )
         self._rows = _generator(config.seed, ROWS)  # choices of time steps: all ranks' alike
         self._envs = envs
         self._sampler = self._new_sampler(COLUMN)
         self._discounted = np.zeros(own)
-        self._block = safe_block(self.policy.network, self.theta)
+        self._block = safe_block(self.policy, self.theta)
         blocks = comm.gather_columns(np.full((own, 1), self._block))
         self.exact_rows = bool((blocks == BLOCK).all())
-        """Whether every rank may act in blocks of rows; see `NumpyMlp`."""
+        """Whether every rank may act in blocks of rows; see `Rows`."""
         self.counters = Counters()
         self.schedule_timesteps = config.num_timesteps
         """The length that the schedules run over: that of the run's first start."""
@@ -102,7 +103,7 @@ class Trainer:
 
     def _new_sampler(self, *key: int) -> Sampler:
         seeds = [stream(self.config.seed, *key, column) for column in self.comm.columns]
-        return Sampler(self._envs, seeds, self.policy.distribution)
+        return Sampler(self._envs, seeds, self.policy)
 
     @property
     def _first_horizon(self) -> bool:
@@ -145,14 +146,16 @@ class Trainer:
         batch = self._sampler.collect(actor, self.normalizer, horizon)
         sample_seconds = clock.lap()
 
-        values, advantages = self._advantages(batch)
+        values, advantages = self._advantages(batch, actor)
         targets = advantages + values
         discounted, self._discounted = discounted_returns(
             batch.rewards, batch.ended, self._discounted, config.gamma
         )
         series = np.stack([advantages, targets, targets - values, discounted], axis=2)
-        parts = [column_moments(x, batch.mask) for x in (series, batch.raw_observations)]
-        gathered, mask, extras = self._gather([*parts[0], *parts[1]], batch, wish())
+        parts = [*column_moments(series, batch.mask)]
+        if batch.raw_observations is not None:
+            parts += column_moments(batch.raw_observations, batch.mask)
+        gathered, mask, extras = self._gather(parts, batch, wish())
         counts = mask.sum(axis=1)
         timesteps, mean, m2 = pool(counts, *gathered[:2])
         variance = m2 / timesteps
@@ -213,16 +216,17 @@ class Trainer:
             return 1.0
         return 1 / float(self.return_moments.deviation[0])
 
-    def _advantages(self, batch: Batch) -> tuple[np.ndarray, np.ndarray]:
+    def _advantages(self, batch: Batch, actor: Actor) -> tuple[np.ndarray, np.ndarray]:
         """V(s_t) and GAE advantages, (E, T) each, of the scaled rewards."""
         columns, horizon = batch.rewards.shape
-        observations = _pad(batch.observations, self._padded)
-        flat = observations.reshape(columns * self._padded, -1)
-        values = self.critic.values(flat).reshape(columns, self._padded)[:, :horizon]
+        seen = [_pad(x, self._padded) for x in (batch.observations, batch.memory)]
+        flat = [x.reshape(columns * self._padded, x.shape[2]) for x in seen]
+        values = self.critic.values(*flat).reshape(columns, self._padded)[:, :horizon]
         next_values = np.zeros_like(values)
         next_values[:, :-1] = values[:, 1:]
         if batch.cuts:
-            after = self.critic.values(self.normalizer(np.stack(batch.cut_observations)))
+            cut = self.normalizer(np.stack(batch.cut_observations))
+            after = self.critic.values(cut, actor.memory(cut, np.stack(batch.cut_states)))
             for (column, step), value in zip(batch.cuts, after, strict=True):
                 next_values[column, step] = value
         rewards = batch.rewards * self._reward_scale()
@@ -285,12 +289,13 @@ class Trainer:
     ) -> PolicyStep:
         """Step on the own columns; `mask` (C, T) is that of all."""
         horizon = advantages.shape[1]
-        chosen = np.arange(self._padded)
-        if self._fisher_steps < self._padded:
-            chosen[:horizon] = self._rows.permutation(horizon)
-            chosen = np.sort(chosen[: self._fisher_steps])
+        chosen = self._fisher_rows(horizon)
+        starts = np.zeros(advantages.shape, np.float32)
+        starts[:, 1:] = batch.ended[:, :-1]
         prepared = PolicyBatch(
             _pad(batch.observations, self._padded),
+            _pad(starts, self._padded),
+            batch.states,
             _pad(batch.actions, self._padded),
             _pad(advantages.astype(np.float32), self._padded),
             _pad(batch.mask.astype(np.float32), self._padded),
@@ -309,6 +314,17 @@ class Trainer:
         self.theta, step = trpo_step(self.theta, prepared, self._kernels, self.comm, region)
         return step
 
+    def _fisher_rows(self, horizon: int) -> np.ndarray:
+        """Time indices for Fisher-vector products, of a batch of `horizon` steps."""
+        steps = self._fisher_steps
+        if steps >= self._padded:
+            return np.arange(self._padded)
+        if self.policy.state_size:  # a window: the state at its start is known
+            return np.arange(steps) + self._rows.integers(max(0, horizon - steps) + 1)
+        chosen = np.arange(self._padded)
+        chosen[:horizon] = self._rows.permutation(horizon)
+        return np.sort(chosen[:steps])
+
     def _decayed(self, first: float, final: float) -> float:
         """A setting on its linear way from `first` to the share `final` of it."""
         done = min(1.0, self.counters.timesteps / self.schedule_timesteps)
@@ -319,6 +335,7 @@ class Trainer:
     ) -> None:
         self.critic.fit(
             _pad(batch.observations, self._padded),
+            _pad(batch.memory, self._padded),
             _pad(targets.astype(np.float32), self._padded),
             mask,
             stepsize,
@@ -328,9 +345,9 @@ class Trainer:
         )
 
     def _merge_moments(self, counts: np.ndarray, gathered: list[np.ndarray]) -> None:
-        means, m2, observation_means, observation_m2 = gathered
+        means, m2, *observations = gathered
         if self.normalizer.moments is not None:
-            self.normalizer.moments.merge(*pool(counts, observation_means, observation_m2))
+            self.normalizer.moments.merge(*pool(counts, *observations))
         if self.return_moments is not None:
             self.return_moments.merge(*pool(counts, means[:, 3:], m2[:, 3:]))
 
@@ -349,12 +366,11 @@ class Trainer:
         moments, returns = self.normalizer.moments, self.return_moments
         return Model(
             env=self.config.env,
-            policy=self.config.policy,
-            net_arch=self.config.net_arch,
+            architecture=self.architecture,
             spaces=self.spaces,
             theta=self.theta,
             phi=self.critic.phi,
-            normalizer=ObservationNormalizer(moments and copy.copy(moments)),
+            normalizer=ObservationNormalizer(moments and copy.copy(moments), self.normalizer.kind),
             return_moments=returns and copy.copy(returns),
             adam={"steps": adam.steps, "m": adam.m, "v": adam.v},
         )

@@ -24,6 +24,7 @@ from trpo_mpi.envs.watchdog import Watchdog
 from trpo_mpi.errors import UsageError
 from trpo_mpi.parallel import startup
 from trpo_mpi.parallel.communicator import Communicator
+from trpo_mpi.policies.policy import Architecture
 from trpo_mpi.run_directory import archive, checkpoint, directory, model_file
 from trpo_mpi.run_directory.checkpoint import Checkpoint, CheckpointWriter
 from trpo_mpi.run_directory.progress import MonitorFile, ProgressFile
@@ -98,6 +99,7 @@ def _find(config: Config) -> Checkpoint | None:
 def _try_env(config: Config, watchdog: Watchdog) -> tuple[Spaces, str | None]:
     """Spaces of the environment, and why its state can't be carried over, if so; on rank 0."""
     spaces = check_env(config.env, config.render)
+    Architecture.of(config).make_policy(spaces.observation, spaces.action)  # if it can be made
     quiet_gymnasium()  # it has said, once, what there is to say of this environment
     try:
         return spaces, find_fault(lambda: make_env(config.env), lambda: watchdog.watch(0, 0))

@@ -6,14 +6,15 @@ share; its gradient is one exact sum over columns, so every rank takes the same 
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 import tensorflow as tf
 
-from trpo_mpi.algorithms.kernel import compiled
 from trpo_mpi.parallel.communicator import Communicator
-from trpo_mpi.policies.networks import Mlp
+from trpo_mpi.policies.kernel import compiled, parts_of
+from trpo_mpi.policies.policy import ValueNetwork
+
+VALUES = 1024
+"""Rows of which values are computed at a time, a multiple of 16: it bounds the memory."""
 
 
 class Adam:
@@ -38,52 +39,64 @@ class Adam:
 
 
 class Critic:
-    """Value function of flat observations of size D; `phi` (P,) are its parameters."""
+    """Value function of a batch's observations (D) and memory (M); `phi` (P,) its parameters."""
 
-    def __init__(self, network: Mlp, phi: np.ndarray, columns: int, steps: int, rows: int) -> None:
+    def __init__(
+        self, network: ValueNetwork, phi: np.ndarray, columns: int, steps: int, rows: int
+    ) -> None:
         """`columns` own environments, batches of `steps`, minibatches of `rows` time indices."""
         self.phi = phi
         self.adam = Adam(len(phi))
         self._network = network
-        self._columns = columns
+        self._columns = columns = 1 if network.images else columns
         self._rows = rows
         self._padded_rows = -(-rows // 8) * 8
         flat = tf.TensorSpec([network.num_parameters], tf.float32)
-        size = network.sizes[0]
-        batch = tf.TensorSpec([columns, steps, size], tf.float32)
-        numbers = tf.TensorSpec([columns, steps], tf.float32)
+
+        def seen(*shape: int | None) -> list[tf.TensorSpec]:
+            observations = [*shape, network.observation_size]
+            return [
+                tf.TensorSpec(observations, network.observation_type),
+                tf.TensorSpec([*shape, network.carried_size], tf.float32),
+            ]
+
+        targets = tf.TensorSpec([columns, steps], tf.float32)
         chosen = tf.TensorSpec([self._padded_rows], tf.int32)
         weight = tf.TensorSpec([columns, self._padded_rows], tf.float32)
-        self._gradient_kernel = compiled(self._gradient, flat, batch, numbers, chosen, weight)
-        rows_of_any_number = tf.TensorSpec([None, size], tf.float32)
-        self._values_kernel = compiled(self._values, flat, rows_of_any_number)
+        self._gradient_kernel = compiled(
+            self._gradient, flat, *seen(columns, steps), targets, chosen, weight
+        )
+        self._values_kernel = compiled(self._values, flat, *seen(None))
 
-    def _values(self, phi: tf.Tensor, observations: tf.Tensor) -> tf.Tensor:
-        return self._network(self._network.weights(phi[None]), observations[None])[0, :, 0]
+    def _values(self, phi: tf.Tensor, observations: tf.Tensor, memory: tf.Tensor) -> tf.Tensor:
+        return self._network(self._network.weights(phi[None]), observations[None], memory[None])[0]
 
-    def _gradient(self, phi, observations, targets, chosen, weight):  # type: ignore[no-untyped-def]
+    def _gradient(self, phi, observations, memory, targets, chosen, weight):  # type: ignore[no-untyped-def]
         """Gradient of the squared error's sum over the chosen steps: (E, P)."""
         weights = self._network.weights(tf.tile(phi[None], [self._columns, 1]))
-        inputs = tf.gather(observations, chosen, axis=1)
+        inputs, remembered = (tf.gather(x, chosen, axis=1) for x in (observations, memory))
         with tf.GradientTape() as tape:
             tape.watch(weights)
-            values = self._network(weights, inputs)[:, :, 0]
+            values = self._network(weights, inputs, remembered)
             error = values - tf.gather(targets, chosen, axis=1)
             loss = 0.5 * tf.reduce_sum(error**2 * weight)
         gradients = tape.gradient(loss, weights)
         return tf.concat([tf.reshape(g, (self._columns, -1)) for g in gradients], 1)
 
-    def values(self, observations: np.ndarray) -> np.ndarray:
-        """V of normalised observations: (n, D) float32 -> (n,) float64."""
+    def values(self, observations: np.ndarray, memory: np.ndarray) -> np.ndarray:
+        """V of (n, D) normalised observations and (n, M) memory: (n,) float64."""
         n = len(observations)
-        padded = np.zeros((-(-n // 16) * 16, observations.shape[1]), np.float32)
-        padded[:n] = observations
-        values = np.asarray(self._values_kernel(self.phi, padded))
-        return values[:n].astype(np.float64)
+        padded = [_padded(x, -(-n // 16) * 16) for x in (observations, memory)]
+        values = [
+            self._values_kernel(self.phi, *(x[first : first + VALUES] for x in padded))
+            for first in range(0, len(padded[0]), VALUES)
+        ]
+        return np.concatenate(values)[:n].astype(np.float64)
 
     def fit(
         self,
         observations: np.ndarray,
+        memory: np.ndarray,
         targets: np.ndarray,
         mask: np.ndarray,
         stepsize: float,
@@ -94,14 +107,14 @@ class Critic:
         """Minimise the squared error over the batch.
 
         Args:
-            observations, targets: (E, T, D), (E, T) float32, T padded.
+            observations, memory, targets: (E, T, D), (E, T, M), (E, T), T padded.
             mask: (C, steps) bool, of all columns, own and others: which of the first `steps` of T
                 count.
             stepsize: Adam's.
             epochs: passes over the batch.
             stream: shared by all ranks; draws the order of the time steps.
         """
-        data: list[Any] = [tf.constant(observations), tf.constant(targets)]
+        data = parts_of(self._columns, observations, memory, targets)
         steps = mask.shape[1]
         own = mask[comm.columns.start : comm.columns.stop]
         for _ in range(epochs):
@@ -109,9 +122,27 @@ class Critic:
             for first in range(0, steps, self._rows):
                 rows = order[first : first + self._rows]
                 chosen = np.zeros(self._padded_rows, np.int32)
-                weight = np.zeros((self._columns, self._padded_rows), np.float32)
+                weight = np.zeros((len(own), self._padded_rows), np.float32)
                 chosen[: len(rows)], weight[:, : len(rows)] = rows, own[:, rows]
-                gradient = self._gradient_kernel(self.phi, *data, chosen, weight)
-                total = comm.sum_columns("critic gradient", np.asarray(gradient))
+                total = comm.sum_columns("critic gradient", self._gradients(data, chosen, weight))
                 mean = (total / max(1, mask[:, rows].sum())).astype(np.float32)
                 self.phi = self.adam.update(self.phi, mean, stepsize)
+
+    def _gradients(
+        self, data: list[list[tf.Tensor]], chosen: np.ndarray, weight: np.ndarray
+    ) -> np.ndarray:
+        n = self._columns
+        rows = [
+            self._gradient_kernel(self.phi, *part, chosen, weight[i * n : (i + 1) * n])
+            for i, part in enumerate(data)
+        ]
+        return np.concatenate(rows) if len(rows) > 1 else np.asarray(rows[0])
+
+
+def _padded(rows: np.ndarray, number: int) -> np.ndarray:
+    """With zeros behind, to so many rows."""
+    if len(rows) == number:
+        return rows
+    padded = np.zeros((number, rows.shape[1]), rows.dtype)
+    padded[: len(rows)] = rows
+    return padded

@@ -16,10 +16,10 @@ import numpy as np
 import tensorflow as tf
 
 from trpo_mpi.algorithms.conjugate_gradient import conjugate_gradient
-from trpo_mpi.algorithms.kernel import compiled
 from trpo_mpi.algorithms.line_search import Trial, line_search
 from trpo_mpi.parallel.communicator import Communicator
-from trpo_mpi.policies.mlp import MlpPolicy
+from trpo_mpi.policies.kernel import compiled, parts_of
+from trpo_mpi.policies.policy import Policy
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,11 @@ class PolicyBatch:
     """What the step needs of a batch; E own columns of T time steps, padded with mask 0."""
 
     observations: np.ndarray
-    """(E, T, D) float32, normalised."""
+    """(E, T, D), normalised float32, or images as they are."""
+    starts: np.ndarray
+    """(E, T) float32, 1 where a step is the first of its episode."""
+    states: np.ndarray
+    """(E, T, S) float32: what the policy carried before each step."""
     actions: np.ndarray
     """(E, T, ...)."""
     advantages: np.ndarray
@@ -48,7 +52,7 @@ class PolicyBatch:
     timesteps: int
     """Steps that count, over all ranks."""
     fisher_rows: np.ndarray
-    """Time indices that Fisher-vector products use."""
+    """Time indices that Fisher-vector products use; of a recurrent policy one behind the other."""
     fisher_timesteps: int
     """Steps among them that count, over all ranks."""
 
@@ -71,50 +75,79 @@ class PolicyKernels:
     """The step's derivatives as `tf.function`s of fixed shapes.
 
     Each gives a row a column. The parameters are copied for every column, so that a column's
-    derivative is taken by its own copy, in one batched product with those of the others.
+    derivative is taken by its own copy, in one batched product with those of the others. Policies
+    on images are worked through a column at a time.
     """
 
     def __init__(
-        self,
-        policy: MlpPolicy,
-        columns: int,
-        steps: int,
-        fisher_steps: int,
-        size: int,
-        entcoeff: float,
+        self, policy: Policy, columns: int, steps: int, fisher_steps: int, entcoeff: float
     ) -> None:
-        """Batches of `columns` by `steps` by `size`; Fisher products use `fisher_steps`."""
+        """Batches of `columns` by `steps`; Fisher products use `fisher_steps`."""
         self._policy = policy
-        self._columns = columns
+        self._columns = columns = 1 if policy.images else columns
         self._entcoeff = entcoeff
         flat = tf.TensorSpec([policy.num_parameters], tf.float32)
-        observations = tf.TensorSpec([columns, steps, size], tf.float32)
         distribution = policy.distribution
+        state = tf.TensorSpec([columns, policy.state_size], tf.float32)
+
+        def numbers(*shape: int) -> tf.TensorSpec:
+            return tf.TensorSpec([columns, *shape], tf.float32)
+
+        def seen(steps: int) -> list[tf.TensorSpec]:
+            shape = [columns, steps, policy.observation_size]
+            return [tf.TensorSpec(shape, policy.observation_type), numbers(steps), state]
+
         shape = [columns, steps, *distribution.action_shape]
         actions = tf.TensorSpec(shape, distribution.action_type)
-        numbers = tf.TensorSpec([columns, steps], tf.float32)
-        parameters = tf.TensorSpec([columns, steps, distribution.num_parameters], tf.float32)
-        fisher_observations = tf.TensorSpec([columns, fisher_steps, size], tf.float32)
-        fisher_mask = tf.TensorSpec([columns, fisher_steps], tf.float32)
+        data = [*seen(steps), actions, numbers(steps), numbers(steps)]
+        old = numbers(steps, distribution.num_parameters)
+        self._gradients = compiled(self._gradient, flat, *data)
+        self._products = compiled(
+            self._fisher_product, flat, flat, *seen(fisher_steps), numbers(fisher_steps)
+        )
+        self._all_losses = compiled(self._losses, flat, *data, old)
 
-        self.gradient = compiled(self._gradient, flat, observations, actions, numbers, numbers)
-        self.fisher_product = compiled(
-            self._fisher_product, flat, flat, fisher_observations, fisher_mask
-        )
-        self.losses = compiled(
-            self._losses, flat, observations, actions, numbers, numbers, parameters
-        )
+    def data(self, batch: PolicyBatch) -> list[list[tf.Tensor]]:
+        """What `gradient` and `losses` take of a batch."""
+        arrays = (batch.actions, batch.advantages, batch.mask)
+        seen = (batch.observations, batch.starts, batch.states[:, 0])
+        return parts_of(self._columns, *seen, *arrays)
+
+    def fisher_data(self, batch: PolicyBatch) -> list[list[tf.Tensor]]:
+        """What `fisher_product` takes of a batch."""
+        rows = batch.fisher_rows
+        seen = (batch.observations[:, rows], batch.starts[:, rows], batch.states[:, rows[0]])
+        return parts_of(self._columns, *seen, batch.mask[:, rows])
+
+    def gradient(
+        self, theta: np.ndarray, data: list[list[tf.Tensor]]
+    ) -> tuple[np.ndarray, list[tf.Tensor]]:
+        """Objective's gradient and entropy, summed over time: (E, P + 1), and parameters."""
+        results = [self._gradients(theta, *part) for part in data]
+        return _stacked([rows for rows, _ in results]), [old for _, old in results]
+
+    def fisher_product(
+        self, theta: np.ndarray, vector: np.ndarray, data: list[list[tf.Tensor]]
+    ) -> np.ndarray:
+        """Fisher-vector product, summed over time: (E, P)."""
+        return _stacked([self._products(theta, vector, *part) for part in data])
+
+    def losses(
+        self, theta: np.ndarray, data: list[list[tf.Tensor]], old: list[tf.Tensor]
+    ) -> np.ndarray:
+        """Gain of the objective over the parameters `old`, and KL, summed over time: (E, 2)."""
+        pairs = zip(data, old, strict=True)
+        return _stacked([self._all_losses(theta, *part, before) for part, before in pairs])
 
     def _copies(self, flat: tf.Tensor) -> tf.Tensor:
         return tf.tile(flat[None], [self._columns, 1])
 
-    def _gradient(self, theta, observations, actions, advantages, mask):  # type: ignore[no-untyped-def]
-        """Objective's gradient and entropy, summed over time: (E, P + 1), and parameters."""
+    def _gradient(self, theta, observations, starts, state, actions, advantages, mask):  # type: ignore[no-untyped-def]
         distribution = self._policy.distribution
-        weights = self._policy.network.weights(self._copies(theta))
+        weights = self._policy.weights(self._copies(theta))
         with tf.GradientTape() as tape:
             tape.watch(weights)
-            parameters = self._policy(weights, observations)
+            parameters = self._policy(weights, observations, starts, state)
             # At the old parameters the ratio's gradient is that of the log-probability.
             log_prob = distribution.log_prob(parameters, actions)
             entropy = distribution.entropy(parameters) * mask
@@ -122,24 +155,24 @@ class PolicyKernels:
         gradient = self._flatten(tape.gradient(objective, weights))
         return tf.concat([gradient, tf.reduce_sum(entropy, 1)[:, None]], 1), parameters
 
-    def _fisher_product(self, theta, vector, observations, mask):  # type: ignore[no-untyped-def]
-        """Gauss-Newton: J' F J v summed over time, F the distribution's: (E, P)."""
-        weights = self._policy.network.weights(self._copies(theta))
-        tangents = self._policy.network.weights(self._copies(vector))
+    def _fisher_product(self, theta, vector, observations, starts, state, mask):  # type: ignore[no-untyped-def]
+        """Gauss-Newton: J' F J v, F the distribution's."""
+        policy = self._policy
+        weights, tangents = (policy.weights(self._copies(flat)) for flat in (theta, vector))
         with tf.GradientTape() as tape:
             tape.watch(weights)
-            with tf.autodiff.ForwardAccumulator(weights, tangents) as forward:
-                parameters = self._policy(weights, observations)
-            tangent = forward.jvp(parameters)
-        cotangent = self._policy.distribution.fisher_product(parameters, tangent)
+            parameters, tangent = policy.with_tangent(
+                weights, tangents, observations, starts, state
+            )
+        cotangent = policy.distribution.fisher_product(parameters, tangent)
         return self._flatten(
             tape.gradient(parameters, weights, output_gradients=cotangent * mask[:, :, None])
         )
 
-    def _losses(self, theta, observations, actions, advantages, mask, old):  # type: ignore[no-untyped-def]
-        """Gain of the objective, and KL(old || new), summed over time: (E, 2)."""
+    def _losses(self, theta, observations, starts, state, actions, advantages, mask, old):  # type: ignore[no-untyped-def]
         distribution = self._policy.distribution
-        new = self._policy(self._policy.network.weights(self._copies(theta)), observations)
+        weights = self._policy.weights(self._copies(theta))
+        new = self._policy(weights, observations, starts, state)
         log_ratio = distribution.log_prob(new, actions) - distribution.log_prob(old, actions)
         gain = tf.math.expm1(log_ratio) * advantages
         entropy = distribution.entropy(new) - distribution.entropy(old)
@@ -156,6 +189,10 @@ class PolicyKernels:
         return tf.concat([tf.reshape(g, (self._columns, -1)) for g in gradients], 1)
 
 
+def _stacked(rows: list[tf.Tensor]) -> np.ndarray:
+    return np.concatenate(rows) if len(rows) > 1 else np.asarray(rows[0])
+
+
 def trpo_step(
     theta: np.ndarray,
     batch: PolicyBatch,
@@ -169,19 +206,16 @@ def trpo_step(
     Where the line search gives up, the very array `theta` comes back.
     """
     n = batch.timesteps
-    data = [
-        tf.constant(x) for x in (batch.observations, batch.actions, batch.advantages, batch.mask)
-    ]
-    rows, old = kernels.gradient(theta, *data)
-    total = comm.sum_columns("policy gradient", np.asarray(rows)) / n
+    data = kernels.data(batch)
+    rows, old = kernels.gradient(theta, data)
+    total = comm.sum_columns("policy gradient", rows) / n
     g, entropy = total[:-1], float(total[-1])
 
-    chosen = batch.fisher_rows
-    fisher_data = [tf.constant(x[:, chosen]) for x in (batch.observations, batch.mask)]
+    fisher_data = kernels.fisher_data(batch)
 
     def fisher_product(v: np.ndarray) -> np.ndarray:
-        rows = kernels.fisher_product(theta, v.astype(np.float32), *fisher_data)
-        total = comm.sum_columns("Fisher-vector product", np.asarray(rows))
+        rows = kernels.fisher_product(theta, v.astype(np.float32), fisher_data)
+        total = comm.sum_columns("Fisher-vector product", rows)
         return total / batch.fisher_timesteps + settings.cg_damping * v
 
     solution = conjugate_gradient(fisher_product, g, settings.cg_iters)
@@ -192,9 +226,9 @@ def trpo_step(
     full_step = np.sqrt(2 * settings.max_kl / curvature) * solution.x
 
     def evaluate(candidate: np.ndarray) -> Trial:
-        rows = kernels.losses(candidate, *data, old)
+        rows = kernels.losses(candidate, data, old)
         try:
-            gain, kl = comm.sum_columns("line search", np.asarray(rows)) / n
+            gain, kl = comm.sum_columns("line search", rows) / n
         except FloatingPointError:  # on all ranks alike: too long a step
             return Trial(-np.inf, np.inf)
         return Trial(float(gain), float(kl))

@@ -6,7 +6,7 @@ import gymnasium as gym
 import numpy as np
 from gymnasium.vector import AutoresetMode
 
-from trpo_mpi.envs.spaces import flat_rows, flattener
+from trpo_mpi.envs.spaces import flat_rows, flat_type, flattener
 from trpo_mpi.envs.vector import check_finite
 from trpo_mpi.errors import EnvironmentFault, UsageError
 
@@ -46,7 +46,7 @@ class AdoptedEnvs(gym.vector.VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
     def reset(
         self, *, seed: Any = None, options: dict[str, Any] | None = None
     ) -> tuple[np.ndarray, dict[str, Any]]:
-        """Start new episodes: (E, D) float64 observations. Of the seeds the first is used."""
+        """Start new episodes: (E, D) observations. Of the seeds the first is used."""
         # One number is what every vector environment takes; it seeds its own from that.
         first = None if seed is None else int(np.ravel(seed)[0])
         observations, _ = self.envs.reset(seed=first, options=options)
@@ -79,10 +79,11 @@ class AdoptedEnvs(gym.vector.VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
             return self._observations[place].copy()
         if "final_obs" not in info:
             raise EnvironmentFault("a SAME_STEP vector environment gives no info['final_obs']")
-        return self._flatten(_part(info["final_obs"], place)).astype(np.float64)
+        return self._flatten(_part(info["final_obs"], place)).astype(self._observations.dtype)
 
     def _rows(self, observations: Any) -> np.ndarray:
-        return flat_rows(self.single_observation_space, observations)[0].astype(np.float64)
+        space = self.single_observation_space
+        return flat_rows(space, observations)[0].astype(flat_type(space))
 
     def _where(self, place: int) -> str:
         return f"in environment {self.columns[place]}"

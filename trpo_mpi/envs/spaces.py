@@ -55,6 +55,11 @@ def flattener(space: gym.Space[Any]) -> Callable[[Any], np.ndarray]:
     return flatten
 
 
+def flat_type(space: gym.Space[Any]) -> type[np.generic]:
+    """In which flat observations are kept: float64, but for a Box of bytes, perhaps an image."""
+    return np.uint8 if isinstance(space, gym.spaces.Box) and space.dtype == np.uint8 else np.float64
+
+
 def flat_rows(space: gym.Space[Any], observations: Any) -> tuple[np.ndarray, bool]:
     """One observation of `space`, or a batch as Gymnasium's vector environments give it.
 

@@ -8,7 +8,7 @@ import gymnasium as gym
 import numpy as np
 
 from trpo_mpi.envs.capture import UnknownStateError, capture, restore
-from trpo_mpi.envs.spaces import flattener
+from trpo_mpi.envs.spaces import flat_type, flattener
 from trpo_mpi.envs.watchdog import Watchdog
 from trpo_mpi.errors import EnvironmentFault
 
@@ -18,7 +18,7 @@ class ColumnEnvs(gym.vector.VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
 
     Gymnasium's own `SyncVectorEnv` merges every environment's `info` into arrays at each step
     and stacks by the generic space functions, which here costs a twelfth of a Hopper step
-    and is thrown away. This one keeps flat float64 observations, and the final observation
+    and is thrown away. This one keeps flat observations, in `flat_type`, and the final observation
     of an episode as `info["final_obs"]` {place: observation}; and it names the environment
     that raises or gives a NaN.
 
@@ -50,13 +50,15 @@ class ColumnEnvs(gym.vector.VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
         self.action_space = batch(self.single_action_space, self.num_envs)
         self._flatten = flattener(self.single_observation_space)
         size = gym.spaces.flatdim(self.single_observation_space)
-        self._observations = np.zeros((self.num_envs, size))
+        self._observations = np.zeros(
+            (self.num_envs, size), flat_type(self.single_observation_space)
+        )
         self._steps = np.zeros(self.num_envs, np.int64)
 
     def reset(
         self, *, seed: Any = None, options: dict[str, Any] | None = None
     ) -> tuple[np.ndarray, dict[str, Any]]:
-        """Start new episodes: (E, D) float64 observations. `seed` is one for each, or None."""
+        """Start new episodes: (E, D) observations. `seed` is one for each, or None."""
         seeds = [None] * self.num_envs if seed is None else list(seed)
         for i in range(self.num_envs):
             self._reset(i, seeds[i], options)
@@ -82,6 +84,12 @@ class ColumnEnvs(gym.vector.VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
             raise EnvironmentFault(
                 f"an observation has shape {np.shape(observation)} {self._where(place)}; "
                 f"the observation space has {self.single_observation_space.shape}"
+            )
+        kept = self._observations.dtype
+        if kept == np.uint8 and flat.dtype != kept and not np.array_equal(flat.astype(kept), flat):
+            raise EnvironmentFault(
+                f"an observation has numbers that are no bytes {self._where(place)}; the "
+                f"observation space is {self.single_observation_space}"
             )
         return flat
 

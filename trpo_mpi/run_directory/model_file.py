@@ -4,6 +4,7 @@ Nothing in it runs when it is loaded, and nothing in it tells the time, the host
 ranks: the same training gives the same bytes.
 """
 
+import dataclasses
 import json
 import zipfile
 from dataclasses import dataclass
@@ -16,8 +17,15 @@ from trpo_mpi.config import Config
 from trpo_mpi.envs.spaces import Spaces, from_tree, to_tree
 from trpo_mpi.errors import UsageError
 from trpo_mpi.normalization import Moments, ObservationNormalizer
-from trpo_mpi.policies.mlp import Actor, MlpPolicy, critic_network
 from trpo_mpi.policies.networks import safe_block
+from trpo_mpi.policies.policy import (
+    POLICIES,
+    Actor,
+    Architecture,
+    Policy,
+    ValueNetwork,
+    observation_type,
+)
 from trpo_mpi.run_directory import archive
 from trpo_mpi.state import CRITIC, POLICY, stream
 
@@ -31,8 +39,7 @@ class Model:
     """A trained policy and all that acting or training further takes."""
 
     env: str
-    policy: str
-    net_arch: tuple[int, ...]
+    architecture: Architecture
     spaces: Spaces
     theta: np.ndarray
     """Policy parameters, (P,) float32."""
@@ -45,18 +52,23 @@ class Model:
 
     def actor(self) -> Actor:
         """The policy, to act with on normalised observations."""
-        policy = self._network()
-        return policy.actor(self.theta, safe_block(policy.network, self.theta))
+        policy = self.make_policy()
+        return policy.actor(self.theta, safe_block(policy, self.theta))
 
-    def _network(self) -> MlpPolicy:
-        return MlpPolicy(self.spaces.observation_size, self.spaces.action, self.net_arch, 0.0)
+    def make_policy(self) -> Policy:
+        """The policy, without its parameters."""
+        return self.architecture.make_policy(self.spaces.observation, self.spaces.action)
+
+    def make_critic(self) -> ValueNetwork:
+        """The critic, without its parameters."""
+        return ValueNetwork(self.make_policy(), self.spaces.observation, self.architecture)
 
     def check_sizes(self) -> None:
         """Raise `ValueError` unless every array has the size that its use needs."""
         size = self.spaces.observation_size
-        critic = critic_network(size, self.net_arch).num_parameters
+        critic = self.make_critic().num_parameters
         wanted = [
-            ("theta", self.theta, self._network().num_parameters),
+            ("theta", self.theta, self.make_policy().num_parameters),
             ("phi", self.phi, critic),
             ("adam_m", self.adam["m"], critic),
             ("adam_v", self.adam["v"], critic),
@@ -75,11 +87,15 @@ class Model:
     def check_fits(self, config: Config, spaces: Spaces, source: str) -> None:
         """Raise `UsageError`, naming the difference, unless a run can start from this model."""
         normalized = self.normalizer.moments is not None
+        images = POLICIES[self.architecture.policy].images
         for what, mine, its in (
             ("observation space", self.spaces.observation, spaces.observation),
             ("action space", self.spaces.action, spaces.action),
-            ("net_arch", self.net_arch, config.net_arch),
-            ("normalize_observations", normalized, config.normalize_observations),
+            *(
+                (field.name, getattr(self.architecture, field.name), getattr(config, field.name))
+                for field in dataclasses.fields(Architecture)
+            ),
+            ("normalize_observations", normalized, config.normalize_observations and not images),
             ("normalize_returns", self.return_moments is not None, config.normalize_returns),
         ):
             if mine != its:
@@ -88,22 +104,22 @@ class Model:
 
 def initial(config: Config, spaces: Spaces) -> Model:
     """The model that a run begins from."""
-    size = spaces.observation_size
-    policy = MlpPolicy(size, spaces.action, config.net_arch, config.init_logstd)
-    critic = critic_network(size, config.net_arch)
+    architecture = Architecture.of(config)
+    policy = architecture.make_policy(spaces.observation, spaces.action, config.init_logstd)
+    critic = ValueNetwork(policy, spaces.observation, architecture)
     theta, phi = (
         part.initialise(np.random.default_rng(stream(config.seed, key)))
         for part, key in ((policy, POLICY), (critic, CRITIC))
     )
-    moments = Moments.none(size) if config.normalize_observations else None
+    normalised = config.normalize_observations and not policy.images
+    moments = Moments.none(spaces.observation_size) if normalised else None
     return Model(
         env=config.env,
-        policy=config.policy,
-        net_arch=config.net_arch,
+        architecture=architecture,
         spaces=spaces,
         theta=theta,
         phi=phi,
-        normalizer=ObservationNormalizer(moments),
+        normalizer=ObservationNormalizer(moments, policy.observation_type),
         return_moments=Moments.none(1) if config.normalize_returns else None,
         adam={"steps": 0, "m": np.zeros_like(phi), "v": np.zeros_like(phi)},
     )
@@ -129,8 +145,7 @@ def members(model: Model) -> dict[str, bytes]:
     header = {
         "format": FORMAT,
         "env": model.env,
-        "policy": model.policy,
-        "net_arch": model.net_arch,
+        **dataclasses.asdict(model.architecture),
         "adam_steps": model.adam["steps"],
         "moment_counts": counts,
     }
@@ -199,14 +214,19 @@ def _model(header: dict[str, Any], arrays: dict[str, np.ndarray], spaces: Spaces
         return Moments(count, arrays[f"{name}_mean"], arrays[f"{name}_m2"])
 
     adam = {"steps": int(header["adam_steps"]), "m": arrays["adam_m"], "v": arrays["adam_v"]}
+    # A file of an earlier version has none of the later fields: those had the values of today's
+    # defaults.
+    known = {f.name for f in dataclasses.fields(Architecture)} & set(header)
+    architecture = Architecture(**{name: header[name] for name in known})
+    architecture = dataclasses.replace(architecture, net_arch=tuple(architecture.net_arch))
+    kind = observation_type(spaces.observation, POLICIES[architecture.policy].images)
     return Model(
         env=header["env"],
-        policy=header["policy"],
-        net_arch=tuple(header["net_arch"]),
+        architecture=architecture,
         spaces=spaces,
         theta=arrays["theta"],
         phi=arrays["phi"],
-        normalizer=ObservationNormalizer(moments("observation")),
+        normalizer=ObservationNormalizer(moments("observation"), kind),
         return_moments=moments("return"),
         adam=adam,
     )

@@ -1,0 +1,335 @@
+"""Six policies: an encoder of observations, perhaps a memory, and a distribution over actions.
+
+The critic is a network of its own: no parameter is shared that its fit could move outside the
+trust region. A recurrent policy's critic reads what the policy remembers, and does not move it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import gymnasium as gym
+import numpy as np
+
+from trpo_mpi.errors import UsageError
+from trpo_mpi.policies.distributions import DiagonalGaussian, distribution_for
+from trpo_mpi.policies.networks import BLOCK, Cnn, Mlp, Network, Rows, every_step
+from trpo_mpi.policies.recurrent import Lstm, pushforward
+
+if TYPE_CHECKING:
+    import tensorflow as tf
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """What shapes the networks, beside the spaces; the fields of those names in `Config`."""
+
+    policy: str = "MlpPolicy"
+    net_arch: tuple[int, ...] = (64, 64)
+    activation: str = "tanh"
+    cnn: str = "small"
+    lstm_units: int = 64
+
+    @classmethod
+    def of(cls, settings: Any) -> Architecture:
+        """The fields of these names of anything that has them."""
+        return cls(**{name: getattr(settings, name) for name in cls.__dataclass_fields__})
+
+    def make_policy(
+        self, observation: gym.Space[Any], action: gym.Space[Any], init_logstd: float = 0.0
+    ) -> Policy:
+        """The policy for these spaces; `init_logstd` as in `Config`."""
+        return POLICIES[self.policy](observation, action, self, init_logstd)
+
+
+def _encoder(
+    observation: gym.Space[Any], images: bool, architecture: Architecture, more: int = 0
+) -> Mlp | Cnn:
+    """From flat observations, behind which stand `more` numbers, to features."""
+    if not images:
+        sizes = [gym.spaces.flatdim(observation) + more, *architecture.net_arch]
+        return Mlp(sizes, activation=architecture.activation, activate_last=True)
+    check_image(observation, architecture.policy)
+    scale = 1 / 255 if observation.dtype == np.uint8 else 1.0
+    return Cnn(observation.shape or (), architecture.cnn, scale)
+
+
+def observation_type(space: gym.Space[Any], images: bool) -> type[np.generic]:
+    """In which a batch keeps observations: float32, but images of bytes as they are."""
+    return np.uint8 if images and space.dtype == np.uint8 else np.float32
+
+
+def check_image(space: gym.Space[Any], policy: str) -> None:
+    """Raise `UsageError` unless observations of `space` are images."""
+    if not isinstance(space, gym.spaces.Box) or len(space.shape) not in (2, 3):
+        raise UsageError(
+            f"the observation space {space} is no image: {policy} needs a Box of height, width and "
+            "channels, in this order or with the channels first"
+        )
+
+
+class Policy(Network):
+    """A policy network of flat observations of size D; its subclasses are the kinds there are.
+
+    For a Box of A actions the network gives the means, and A further parameters are the log
+    standard deviations, the same in every state.
+    """
+
+    images = False
+    """Whether a convolutional network encodes the observations. It works on one column at a time,
+    which also bounds the memory that its layers take."""
+    memory: str | None = None
+    """Kind of the recurrent layer: `lstm`, `lnlstm` with layer normalisation, or none."""
+
+    def __init__(
+        self,
+        observation: gym.Space[Any],
+        action: gym.Space[Any],
+        architecture: Architecture,
+        init_logstd: float = 0.0,
+    ) -> None:
+        self.distribution = distribution_for(action)
+        self.observation_size = gym.spaces.flatdim(observation)
+        self.observation_type = observation_type(observation, self.images)
+        self.encoder = _encoder(observation, self.images, architecture)
+        features = self.encoder.outputs
+        self.lstm: Lstm | None = None
+        if self.memory:
+            self.lstm = Lstm(features, architecture.lstm_units, self.memory == "lnlstm")
+            features = self.lstm.outputs
+        self.state_size = self.carried_size = self.lstm.state_size if self.lstm else 0
+        """Numbers that the policy carries from step to step, S; 0 unless it is recurrent."""
+        self.memory_size = self.lstm.units if self.lstm else 0
+        """How many of them, the first, its critic reads."""
+        self._gaussian = isinstance(self.distribution, DiagonalGaussian)
+        outputs = self.distribution.size
+        # A small last layer: the first policy hardly depends on the state, and explores evenly.
+        extra = outputs if self._gaussian else 0
+        self._head = Mlp([features, outputs], last_gain=0.01, extra=extra)
+        super().__init__(*(part for part in (self.encoder, self.lstm, self._head) if part))
+        self._init_logstd = init_logstd
+
+    def initialise(self, stream: np.random.Generator) -> np.ndarray:
+        """First parameters, theta: (P,) float32."""
+        theta = super().initialise(stream)
+        if self._gaussian:
+            theta[-self.distribution.size :] = self._init_logstd
+        return theta
+
+    def _parameters(self, weights: Sequence[tf.Tensor], features: tf.Tensor) -> tf.Tensor:
+        import tensorflow as tf
+
+        output = self._head(weights, features)
+        if not self._gaussian:
+            return output
+        return tf.concat([output, every_step(weights[-1], output)], axis=-1)
+
+    def __call__(
+        self,
+        weights: Sequence[tf.Tensor],
+        observations: tf.Tensor,
+        starts: tf.Tensor,
+        state: tf.Tensor,
+    ) -> tf.Tensor:
+        """Distribution parameters, column by column: (E, T, D) -> (E, T, K).
+
+        Args:
+            weights: a copy for each column, all alike.
+            observations: normalised; or images as they are.
+            starts: (E, T), 1 where a step is the first of its episode.
+            state: (E, S), what the policy carries before the first step.
+        """
+        encoder, *lstm, head = self.of_parts(weights)
+        features = self.encoder(encoder, observations)
+        if self.lstm:
+            features = self.lstm(lstm[0], features, starts, state)
+        return self._parameters(head, features)
+
+    def with_tangent(
+        self,
+        weights: Sequence[tf.Tensor],
+        tangents: Sequence[tf.Tensor],
+        observations: tf.Tensor,
+        starts: tf.Tensor,
+        state: tf.Tensor,
+    ) -> tuple[tf.Tensor, tf.Tensor]:
+        """What `__call__` gives, and its forward-mode product with tangents of the weights."""
+        if not self.lstm:
+            return pushforward(
+                lambda *arrays: self(arrays, observations, starts, state), weights, tangents
+            )
+        encoder, lstm, head = self.of_parts(weights)
+        d_encoder, d_lstm, d_head = self.of_parts(tangents)
+        encoded = pushforward(
+            lambda *arrays: self.encoder(arrays, observations), encoder, d_encoder
+        )
+        d_features = self.lstm.tangent(lstm, d_lstm, encoded, starts, state)
+        features = self.lstm(lstm, encoded[0], starts, state)
+        return pushforward(
+            lambda x, *arrays: self._parameters(arrays, x), [features, *head], [d_features, *d_head]
+        )
+
+    def rows(
+        self, weights: Sequence[Any], x: np.ndarray, state: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """One step for (n, D) rows and states (n, S): the head's outputs, and states after it."""
+        encoder, *lstm, head = weights
+        features = self.encoder.rows(encoder, x)
+        if self.lstm:
+            features, state = self.lstm.rows(lstm[0], features, state)
+        return self._head.rows(head, features), state
+
+    def actor(self, theta: np.ndarray, block: int = BLOCK) -> Actor:
+        """This policy with parameters `theta`, to act with; `block` is from `safe_block`."""
+        return Actor(self, theta, block)
+
+
+class MlpPolicy(Policy):
+    """Fully connected layers, `net_arch` and `activation`, on flat observations."""
+
+
+class CnnPolicy(Policy):
+    """Convolutions, `cnn`, on images."""
+
+    images = True
+
+
+class MlpLstmPolicy(Policy):
+    """As `MlpPolicy`, and behind it a layer of `lstm_units` LSTM cells."""
+
+    memory = "lstm"
+
+
+class MlpLnLstmPolicy(Policy):
+    """As `MlpLstmPolicy`, with layer normalisation."""
+
+    memory = "lnlstm"
+
+
+class CnnLstmPolicy(Policy):
+    """As `CnnPolicy`, and behind it a layer of `lstm_units` LSTM cells."""
+
+    images = True
+    memory = "lstm"
+
+
+class CnnLnLstmPolicy(Policy):
+    """As `CnnLstmPolicy`, with layer normalisation."""
+
+    images = True
+    memory = "lnlstm"
+
+
+POLICIES = {
+    kind.__name__: kind
+    for kind in (
+        *(MlpPolicy, MlpLstmPolicy, MlpLnLstmPolicy),
+        *(CnnPolicy, CnnLstmPolicy, CnnLnLstmPolicy),
+    )
+}
+"""The policies by name."""
+
+
+class ValueNetwork(Network):
+    """A value network for the observations and the memory of a policy."""
+
+    def __init__(
+        self, policy: Policy, observation: gym.Space[Any], architecture: Architecture
+    ) -> None:
+        self.images = policy.images
+        self.observation_size = policy.observation_size
+        self.observation_type = policy.observation_type
+        self.carried_size = memory = policy.memory_size
+        # Beside an image the memory stands behind the convolutions.
+        behind = memory if self.images else 0
+        self.encoder = _encoder(observation, self.images, architecture, memory - behind)
+        self._head = Mlp([self.encoder.outputs + behind, 1], last_gain=1.0)
+        super().__init__(self.encoder, self._head)
+
+    def __call__(
+        self, weights: Sequence[tf.Tensor], observations: tf.Tensor, memory: tf.Tensor
+    ) -> tf.Tensor:
+        """Values, column by column: (E, T, D) observations and (E, T, M) memory -> (E, T)."""
+        import tensorflow as tf
+
+        encoder, head = self.of_parts(weights)
+        if not self.carried_size:
+            features = self.encoder(encoder, observations)
+        elif self.images:
+            features = tf.concat([self.encoder(encoder, observations), memory], -1)
+        else:
+            features = self.encoder(encoder, tf.concat([observations, memory], -1))
+        return self._head(head, features)[:, :, 0]
+
+    def rows(
+        self, weights: Sequence[Any], x: np.ndarray, memory: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """(n, D) rows and memory (n, M): values (n, 1), and the memory again."""
+        encoder, head = weights
+        if self.images:
+            features = np.concatenate([self.encoder.rows(encoder, x), memory], 1)
+        else:
+            features = self.encoder.rows(encoder, np.concatenate([x, memory], 1))
+        return self._head.rows(head, features), memory
+
+
+class Actor:
+    """A policy with fixed parameters, from normalised observations to actions.
+
+    In NumPy but for convolutions. Its outputs equal the `tf.function` policy's but for rounding
+    (a test holds them together); the update takes all its log-probabilities from the latter.
+    """
+
+    def __init__(self, policy: Policy, theta: np.ndarray, block: int) -> None:
+        self.distribution = policy.distribution
+        self.state_size = policy.state_size
+        self.memory_size = policy.memory_size
+        self._outputs = Rows(policy, theta, block)
+        self._choose = policy.distribution.choose
+        self._log_std: np.ndarray | None = None
+        self._std: np.ndarray | None = None
+        if isinstance(policy.distribution, DiagonalGaussian):
+            self._log_std = theta[-policy.distribution.size :]
+            self._std = np.exp(self._log_std)
+
+    def begin(self, rows: int) -> np.ndarray:
+        """The state in which episodes begin, for so many: (rows, S) float32."""
+        return np.zeros((rows, self.state_size), np.float32)
+
+    def sample(
+        self, observations: np.ndarray, noise: np.ndarray, state: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Actions for (n, D) observations, and states after them.
+
+        Args:
+            observations: normalised.
+            noise: (n, size), of `draw_noise`.
+            state: (n, S), before them.
+        """
+        output, state = self._outputs(observations, state)
+        return self._choose(output + (noise if self._std is None else self._std * noise)), state
+
+    def mode(self, observations: np.ndarray, state: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """The most probable actions for (n, D) observations, and states after them."""
+        output, state = self._outputs(observations, state)
+        return self._choose(output), state
+
+    def parameters(
+        self, observations: np.ndarray, state: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Distribution parameters for (n, D) observations, (n, K), and states after them."""
+        output, state = self._outputs(observations, state)
+        if self._log_std is not None:
+            log_std = np.broadcast_to(self._log_std, output.shape)
+            output = np.concatenate([output, log_std], axis=1)
+        return output, state
+
+    def memory(self, observations: np.ndarray, state: np.ndarray) -> np.ndarray:
+        """What the critic reads, (n, M), once the policy has seen these."""
+        return self.remembered(self._outputs(observations, state)[1] if self.state_size else state)
+
+    def remembered(self, state: np.ndarray) -> np.ndarray:
+        """The part of states that the critic reads: (n, S) -> (n, M)."""
+        return state[:, : self.memory_size]
