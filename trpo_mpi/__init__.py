@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from trpo_mpi.agent import TRPO, evaluate_policy
+    from trpo_mpi.policies.own import register_network
     from trpo_mpi.policies.policy import (
         CnnLnLstmPolicy,
         CnnLstmPolicy,
@@ -34,6 +35,7 @@ __all__ = [
     "MlpLstmPolicy",
     "MlpPolicy",
     "evaluate_policy",
+    "register_network",
 ]
 
 
@@ -44,5 +46,6 @@ def __getattr__(name: str) -> Any:
     from trpo_mpi.parallel import startup
 
     startup.limit_threads()  # before NumPy is imported, if it is not yet
-    module = "policies.policy" if name.endswith("Policy") else "agent"
+    own = "policies.own" if name == "register_network" else "agent"
+    module = "policies.policy" if name.endswith("Policy") else own
     return getattr(importlib.import_module(f"trpo_mpi.{module}"), name)

@@ -20,6 +20,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import cloudpickle
 import gymnasium as gym
 import numpy as np
 
@@ -34,7 +35,8 @@ from trpo_mpi.errors import UsageError
 from trpo_mpi.normalization import ObservationNormalizer
 from trpo_mpi.parallel import startup
 from trpo_mpi.policies.networks import Rows, safe_block
-from trpo_mpi.policies.policy import POLICIES, Actor, Policy
+from trpo_mpi.policies.own import find_network, name_of, register_network
+from trpo_mpi.policies.policy import POLICIES, Actor, Architecture, Policy
 from trpo_mpi.run_directory import archive, checkpoint, model_file
 from trpo_mpi.run_directory.model_file import Model
 from trpo_mpi.state import Wish
@@ -61,6 +63,10 @@ SETTINGS = {field.name for field in dataclasses.fields(Config)} - set(
 """Fields of `Config` that are arguments here; the others are the commands' alone."""
 
 
+CODE = "network.pkl"
+"""The member of a model file that has the code of a network of the user's own."""
+
+
 class TRPO:
     """Trust-region policy optimisation (Schulman et al. 2015), data-parallel over MPI ranks.
 
@@ -72,7 +78,8 @@ class TRPO:
         gamma, timesteps_per_batch, max_kl, cg_iters, lam, entcoeff, cg_damping, vf_stepsize,
             vf_iters: as the fields of those names in `Config`, counted over all ranks.
         verbose: 0 prints nothing, 1 progress, 2 TensorFlow's log as well.
-        more: other fields of `Config`, those in `SETTINGS`: `seed`, `num_envs`, `net_arch`, ...
+        more: other fields of `Config`, those in `SETTINGS`: `seed`, `num_envs`, `net_arch`, ...;
+            `network` may be a function or a Keras model, see `trpo_mpi.policies.own`.
 
     Raises `ValueError` for a value out of range and for spaces that can't be trained on, and
     `TypeError` for an argument that there is not.
@@ -103,6 +110,9 @@ class TRPO:
             raise UsageError(f"policy is {policy!r}; it must be one of {', '.join(POLICIES)}")
         settings = STABLE_BASELINES | {key: named[key] for key in SETTINGS & set(named)} | more
         settings = {key: tuple(x) if isinstance(x, list) else x for key, x in settings.items()}
+        if not isinstance(settings.get("network"), str | None):
+            network = settings["network"]
+            settings["network"] = register_network(name_of(network), network)
         self.config = Config(**settings)
         self.config.validate()
         self.verbose = verbose
@@ -123,6 +133,7 @@ class TRPO:
         spaces = given.spaces_of(env)
         spaces.check()
         if self._model is None:
+            self._start_tensorflow()
             self.config = replace(self.config, env=given.name_of(env))
             self._model = model_file.initial(self.config, spaces)
         for what in ("observation", "action"):
@@ -201,7 +212,8 @@ class TRPO:
         if env is None:
             raise UsageError("there is no environment to learn in: set_env gives one")
         comm = startup.connect()
-        _tensorflow(self.config.gpu, comm.local_rank(), self.verbose)
+        local_rank = 0 if self.config.gpu == "-1" else comm.local_rank()
+        _tensorflow(self.config.gpu, local_rank, self.verbose)
         comm, grid, envs = comm.everywhere(lambda: _environments(env, self.config, comm))
         if given.is_own(env) and comm.size > 1 and comm.is_root:
             note = "each rank's own: the result depends on the number of ranks"
@@ -318,8 +330,14 @@ class TRPO:
     def actor(self) -> Actor:
         """The policy as it is now, to act with."""
         if self._actor is None:
+            self._start_tensorflow()
             self._actor = self._whole().actor()
         return self._actor
+
+    def _start_tensorflow(self) -> None:
+        """Set it up, if networks of this kind can't be made without."""
+        if Architecture.of(self.config).needs_tensorflow:
+            _tensorflow(self.config.gpu, 0, self.verbose)
 
     def _whole(self) -> Model:
         if self._model is None:
@@ -331,10 +349,15 @@ class TRPO:
         rows, one = flat_rows(model.spaces.observation, observation)
         return model.normalizer(rows), one
 
-    def save(self, path: str | Path) -> None:
+    def save(self, path: str | Path, include_code: bool = False) -> None:
         """Write the model to one file, whole or not at all: rank 0 does. `.zip` is added.
 
         JSON and plain arrays; with the normaliser, Adam's moments and the counters.
+
+        Args:
+            path: the file.
+            include_code: write the code of a `network` of one's own too, by cloudpickle. Only
+                `load(..., allow_code=True)` runs it.
         """
         model = self._whole()
         if startup.launched()[2] != 0:
@@ -345,16 +368,22 @@ class TRPO:
         # Nothing of the clock: the same training gives the same bytes.
         state = self._state and self._state | {"seconds": 0.0}
         members = checkpoint.members(self.config, model, None, state or {}, [])
+        if include_code and self.config.network is not None:
+            members[CODE] = cloudpickle.dumps(find_network(self.config.network))
         with archive.whole_file(path) as file:
             archive.write(file, members)
 
     @classmethod
-    def load(cls, path: str | Path, env: Env | None = None, **kwargs: Any) -> TRPO:
+    def load(
+        cls, path: str | Path, env: Env | None = None, allow_code: bool = False, **kwargs: Any
+    ) -> TRPO:
         """A model that `save` or a command has written; `.zip` may be left out.
 
         Args:
             path: the file.
             env: what to go on training on.
+            allow_code: run the code that the file has of a network of the user's own, if any. Code
+                can do anything: only for files that you trust.
             kwargs: settings that are to differ, as in the constructor.
 
         Raises `ValueError`, naming the file, if it is missing, damaged or of a newer format, or if
@@ -364,9 +393,16 @@ class TRPO:
         if not path.exists() and path.suffix != ".zip":
             path = path.with_name(path.name + ".zip")
         found, settings, state = _read(path)
+        if found.architecture.network is not None:
+            name = _network(path, found.architecture.network, kwargs.get("network"), allow_code)
+            kwargs = kwargs | {"network": name}
+            found.architecture = replace(found.architecture, network=name)
         kept = {name: getattr(settings, name) for name in SETTINGS}
         model = cls(**(kept | kwargs))
         found.check_fits(model.config, found.spaces, str(path))
+        if found.architecture.network is not None:
+            model._start_tensorflow()
+            found.check_network(str(path))
         model.config = replace(model.config, env=found.env)
         model._model, model._state = found, state
         if env is not None:
@@ -388,6 +424,25 @@ def _read(path: Path) -> tuple[Model, Config, dict[str, Any] | None]:
                 return model, settings, None
         whole = checkpoint.read(path)
         return whole.model, whole.settings, whole.state or None
+
+
+def _network(path: Path, name: str, given: Any, allow_code: bool) -> str:
+    """The name of a file's own network, once it is known here."""
+    if isinstance(given, str):
+        return given
+    if given is not None:
+        return register_network(name, given)
+    with zipfile.ZipFile(path) as file:
+        if allow_code and CODE in file.namelist():
+            return register_network(name, cloudpickle.loads(file.read(CODE)))
+    try:
+        find_network(name)
+    except UsageError:
+        raise UsageError(
+            f"{path} has a network of its own, {name!r}: give it as network=, or, if the file has "
+            "its code and you trust it, allow_code=True"
+        ) from None
+    return name
 
 
 def evaluate_policy(

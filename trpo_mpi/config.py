@@ -56,8 +56,15 @@ class Config:
     ] = "MlpPolicy"
     """Kind of policy: fully connected layers or a convolutional network for images; with Lstm it
     has a memory, LnLstm one with layer normalisation."""
+    network: str | None = None
+    """A network of your own in place of the Mlp or Cnn, as module:function or by its registered
+    name: from Keras tensors to features. [default: none]"""
     net_arch: tuple[Count, ...] = (64, 64)
     """Mlp: hidden layers of the policy and of the critic, in units."""
+    size_multiple: Count | None = None
+    """Mlp: three layers sized by the environment in place of --net-arch: this multiple of the
+    observation (Coady's is 10), the geometric mean, 10 x the action (5 for the critic).
+    [default: none]"""
     activation: Literal["tanh", "relu", "elu"] = "tanh"
     """Mlp: what stands behind each hidden layer."""
     cnn: Literal["small", "nature"] = "small"

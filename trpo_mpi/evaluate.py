@@ -24,6 +24,7 @@ if __name__ == "__main__":
 import gymnasium as gym
 import numpy as np
 
+from trpo_mpi import tensorflow_setup
 from trpo_mpi.command_line import parse
 from trpo_mpi.config import Count, Natural, check_ranges
 from trpo_mpi.envs.make import check_env, make_env, quiet_gymnasium
@@ -67,6 +68,9 @@ def main() -> int:
     comm = startup.connect()
     model = comm.on_root(lambda: _load(settings.run, settings.which))
     quiet_gymnasium()  # rank 0 has just said, once, what there is to say of this environment
+    if model.architecture.needs_tensorflow:
+        tensorflow_setup.set_up("-1", 0)
+        comm.on_root(lambda: model.check_network(f"DIR {settings.run}"))
     env = comm.everywhere(lambda: make_env(model.env))
     results = evaluate(settings, model, env, comm)
     if comm.is_root:

@@ -27,6 +27,7 @@ from trpo_mpi.parallel.communicator import Communicator
 from trpo_mpi.policies.policy import Architecture
 from trpo_mpi.run_directory import archive, checkpoint, directory, model_file
 from trpo_mpi.run_directory.checkpoint import Checkpoint, CheckpointWriter
+from trpo_mpi.run_directory.model_file import Model
 from trpo_mpi.run_directory.progress import MonitorFile, ProgressFile
 from trpo_mpi.state import Wish
 from trpo_mpi.stopping import STOPPED, StopRequest, TimeLimit
@@ -62,6 +63,8 @@ def main(module: str) -> int:
     envs = comm.everywhere(lambda: _make_envs(config, comm, fault is None, watchdog))
     local_rank = comm.local_rank()
     gpus = comm.everywhere(lambda: tensorflow_setup.set_up(config.gpu, local_rank))
+    given = start or (found.model if found is not None else None)
+    comm.on_root(lambda: _try_policy(config, spaces, given))
     resumes = found is not None
     path = None if config.check else comm.on_root(lambda: directory.create(config, resumes))
 
@@ -99,12 +102,18 @@ def _find(config: Config) -> Checkpoint | None:
 def _try_env(config: Config, watchdog: Watchdog) -> tuple[Spaces, str | None]:
     """Spaces of the environment, and why its state can't be carried over, if so; on rank 0."""
     spaces = check_env(config.env, config.render)
-    Architecture.of(config).make_policy(spaces.observation, spaces.action)  # if it can be made
     quiet_gymnasium()  # it has said, once, what there is to say of this environment
     try:
         return spaces, find_fault(lambda: make_env(config.env), lambda: watchdog.watch(0, 0))
     finally:
         watchdog.idle()
+
+
+def _try_policy(config: Config, spaces: Spaces, given: Model | None) -> None:
+    """Raise `UsageError` where there is no such policy, or `given` does not fit it; on rank 0."""
+    Architecture.of(config).make_policy(spaces.observation, spaces.action)
+    if given is not None:
+        given.check_network(config.load or config.resume)
 
 
 def _make_envs(config: Config, comm: Communicator, carry: bool, watchdog: Watchdog) -> ColumnEnvs:

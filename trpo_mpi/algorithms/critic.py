@@ -48,7 +48,7 @@ class Critic:
         self.phi = phi
         self.adam = Adam(len(phi))
         self._network = network
-        self._columns = columns = 1 if network.images else columns
+        self._columns = columns = 1 if network.one_column else columns
         self._rows = rows
         self._padded_rows = -(-rows // 8) * 8
         flat = tf.TensorSpec([network.num_parameters], tf.float32)

@@ -76,7 +76,7 @@ class PolicyKernels:
 
     Each gives a row a column. The parameters are copied for every column, so that a column's
     derivative is taken by its own copy, in one batched product with those of the others. Policies
-    on images are worked through a column at a time.
+    with convolutions are worked through a column at a time.
     """
 
     def __init__(
@@ -84,7 +84,7 @@ class PolicyKernels:
     ) -> None:
         """Batches of `columns` by `steps`; Fisher products use `fisher_steps`."""
         self._policy = policy
-        self._columns = columns = 1 if policy.images else columns
+        self._columns = columns = 1 if policy.one_column else columns
         self._entcoeff = entcoeff
         flat = tf.TensorSpec([policy.num_parameters], tf.float32)
         distribution = policy.distribution

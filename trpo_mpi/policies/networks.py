@@ -195,14 +195,9 @@ class Cnn:
 
     def rows(self, weights: Sequence[tf.Tensor], x: np.ndarray) -> np.ndarray:
         """The same for (n, D) rows; traced anew for another n."""
-        import tensorflow as tf
+        from trpo_mpi.policies.kernel import rows_by_graph
 
-        from trpo_mpi.policies.kernel import compiled
-
-        if x.shape not in self._graphs:
-            specs = [tf.TensorSpec(array.shape, array.dtype) for array in (x, *weights)]
-            self._graphs[x.shape] = compiled(lambda x, *w: self(w, x[None])[0], *specs)
-        return np.asarray(self._graphs[x.shape](x, *weights))
+        return rows_by_graph(self, self._graphs, weights, x)
 
 
 def smallest(kind: str) -> int:

@@ -6,6 +6,7 @@ trust region. A recurrent policy's critic reads what the policy remembers, and d
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -16,6 +17,7 @@ import numpy as np
 from trpo_mpi.errors import UsageError
 from trpo_mpi.policies.distributions import DiagonalGaussian, distribution_for
 from trpo_mpi.policies.networks import BLOCK, Cnn, Mlp, Network, Rows, every_step
+from trpo_mpi.policies.own import OwnEncoder
 from trpo_mpi.policies.recurrent import Lstm, pushforward
 
 if TYPE_CHECKING:
@@ -27,7 +29,9 @@ class Architecture:
     """What shapes the networks, beside the spaces; the fields of those names in `Config`."""
 
     policy: str = "MlpPolicy"
+    network: str | None = None
     net_arch: tuple[int, ...] = (64, 64)
+    size_multiple: int | None = None
     activation: str = "tanh"
     cnn: str = "small"
     lstm_units: int = 64
@@ -37,23 +41,47 @@ class Architecture:
         """The fields of these names of anything that has them."""
         return cls(**{name: getattr(settings, name) for name in cls.__dataclass_fields__})
 
+    @property
+    def needs_tensorflow(self) -> bool:
+        """Whether acting takes TensorFlow; it has to be set up before."""
+        return self.network is not None or POLICIES[self.policy].images
+
     def make_policy(
         self, observation: gym.Space[Any], action: gym.Space[Any], init_logstd: float = 0.0
     ) -> Policy:
         """The policy for these spaces; `init_logstd` as in `Config`."""
         return POLICIES[self.policy](observation, action, self, init_logstd)
 
+    def hidden(self, inputs: int, outputs: int) -> tuple[int, ...]:
+        """Units of an MLP's hidden layers.
+
+        With `size_multiple` they follow from the environment, as in Coady's TRPO: a multiple of
+        the inputs, the geometric mean of its neighbours, and ten units for each action; `outputs`.
+        """
+        if self.size_multiple is None:
+            return self.net_arch
+        first = self.size_multiple * inputs
+        return first, max(1, int(math.sqrt(first * outputs))), outputs
+
 
 def _encoder(
-    observation: gym.Space[Any], images: bool, architecture: Architecture, more: int = 0
-) -> Mlp | Cnn:
-    """From flat observations, behind which stand `more` numbers, to features."""
-    if not images:
-        sizes = [gym.spaces.flatdim(observation) + more, *architecture.net_arch]
-        return Mlp(sizes, activation=architecture.activation, activate_last=True)
-    check_image(observation, architecture.policy)
-    scale = 1 / 255 if observation.dtype == np.uint8 else 1.0
-    return Cnn(observation.shape or (), architecture.cnn, scale)
+    space: gym.Space[Any], images: bool, architecture: Architecture, last: int, more: int = 0
+) -> Mlp | Cnn | OwnEncoder:
+    """From flat observations, behind which stand `more` numbers, to features.
+
+    `last` is the size of an MLP's last layer where it follows from the environment.
+    """
+    scale = 1 / 255 if images and space.dtype == np.uint8 else 1.0
+    if images:
+        check_image(space, architecture.policy)
+    size = gym.spaces.flatdim(space)
+    if architecture.network is not None:
+        box = isinstance(space, gym.spaces.Box)
+        return OwnEncoder(architecture.network, (space.shape if box else None) or (size,), scale)
+    if images:
+        return Cnn(space.shape or (), architecture.cnn, scale)
+    sizes = [size + more, *architecture.hidden(size, last)]
+    return Mlp(sizes, activation=architecture.activation, activate_last=True)
 
 
 def observation_type(space: gym.Space[Any], images: bool) -> type[np.generic]:
@@ -78,8 +106,7 @@ class Policy(Network):
     """
 
     images = False
-    """Whether a convolutional network encodes the observations. It works on one column at a time,
-    which also bounds the memory that its layers take."""
+    """Whether observations are images."""
     memory: str | None = None
     """Kind of the recurrent layer: `lstm`, `lnlstm` with layer normalisation, or none."""
 
@@ -93,7 +120,10 @@ class Policy(Network):
         self.distribution = distribution_for(action)
         self.observation_size = gym.spaces.flatdim(observation)
         self.observation_type = observation_type(observation, self.images)
-        self.encoder = _encoder(observation, self.images, architecture)
+        last = 10 * self.distribution.size
+        self.encoder = _encoder(observation, self.images, architecture, last)
+        self.one_column = not isinstance(self.encoder, Mlp)
+        """Whether it works on one column at a time, which also bounds its layers' memory."""
         features = self.encoder.outputs
         self.lstm: Lstm | None = None
         if self.memory:
@@ -241,10 +271,11 @@ class ValueNetwork(Network):
         self.images = policy.images
         self.observation_size = policy.observation_size
         self.observation_type = policy.observation_type
+        self.one_column = policy.one_column
         self.carried_size = memory = policy.memory_size
-        # Beside an image the memory stands behind the convolutions.
-        behind = memory if self.images else 0
-        self.encoder = _encoder(observation, self.images, architecture, memory - behind)
+        # Behind convolutions, and behind a network of the user's own, but in front of an MLP.
+        behind = memory if self.one_column else 0
+        self.encoder = _encoder(observation, self.images, architecture, 5, memory - behind)
         self._head = Mlp([self.encoder.outputs + behind, 1], last_gain=1.0)
         super().__init__(self.encoder, self._head)
 
@@ -257,7 +288,7 @@ class ValueNetwork(Network):
         encoder, head = self.of_parts(weights)
         if not self.carried_size:
             features = self.encoder(encoder, observations)
-        elif self.images:
+        elif self.one_column:
             features = tf.concat([self.encoder(encoder, observations), memory], -1)
         else:
             features = self.encoder(encoder, tf.concat([observations, memory], -1))
@@ -268,7 +299,7 @@ class ValueNetwork(Network):
     ) -> tuple[np.ndarray, np.ndarray]:
         """(n, D) rows and memory (n, M): values (n, 1), and the memory again."""
         encoder, head = weights
-        if self.images:
+        if self.one_column:
             features = np.concatenate([self.encoder.rows(encoder, x), memory], 1)
         else:
             features = self.encoder.rows(encoder, np.concatenate([x, memory], 1))

@@ -84,6 +84,14 @@ class Model:
             if array.shape != (length,):
                 raise ValueError(f"{name} has shape {array.shape} and not ({length},)")
 
+    def check_network(self, source: str) -> None:
+        """Raise `UsageError` unless the user's own network has the parameters of this model."""
+        try:
+            self.check_sizes()
+        except ValueError as error:
+            name = self.architecture.network
+            raise UsageError(f"{source} was made with another network {name!r}: {error}") from None
+
     def check_fits(self, config: Config, spaces: Spaces, source: str) -> None:
         """Raise `UsageError`, naming the difference, unless a run can start from this model."""
         normalized = self.normalizer.moments is not None
@@ -202,7 +210,8 @@ def read(file: zipfile.ZipFile, folder: str = "") -> Model:
             arrays[stem] = archive.from_npy(file.read(name))
     observation, action = archive.unpack(file.read(f"{folder}spaces"))
     model = _model(header, arrays, Spaces(from_tree(observation), from_tree(action)))
-    model.check_sizes()
+    if model.architecture.network is None:  # or `check_network` does, once it is known
+        model.check_sizes()
     return model
 
 

@@ -1,0 +1,148 @@
+"""Networks of the user's own: any function of Keras tensors, or a Keras model, as the encoder.
+
+    def network(observations):
+        x = keras.layers.Dense(32, activation="relu")(observations)
+        return keras.layers.Dense(32, activation="relu")(x)
+
+    TRPO("MlpPolicy", "CartPole-v1", network=network)
+    python -m trpo_mpi.run_mujoco --network my_module:network
+
+What it gives for a batch of observations are features, (n, F); the last linear layer, or the memory
+of a recurrent policy, stands behind them. Policy and critic get one each, with parameters of their
+own. Files keep the name and the parameters; the code itself only where it is asked for.
+"""
+
+from __future__ import annotations
+
+import importlib
+import random
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from trpo_mpi.errors import UsageError
+
+if TYPE_CHECKING:
+    import tensorflow as tf
+
+_registered: dict[str, Any] = {}
+
+
+def register_network(name: str, network: Any) -> str:
+    """Make a function or Keras model known by a name, for `network=` and `--network`.
+
+    Returns the name; one of its own, with a number behind, where another network has it.
+    """
+    if not callable(network):
+        raise UsageError(f"the network {network!r} is neither a function nor a Keras model")
+    free, number = name, 2
+    while _registered.get(free, network) is not network:
+        free, number = f"{name}-{number}", number + 1
+    _registered[free] = network
+    return free
+
+
+def name_of(network: Any) -> str:
+    """What files call a network that was given without a name."""
+    return str(getattr(network, "name", None) or getattr(network, "__name__", "network"))
+
+
+def find_network(name: str) -> Any:
+    """The network of that name: a registered one, or `module:function`.
+
+    Raises `UsageError` where there is none.
+    """
+    if name in _registered:
+        return _registered[name]
+    module, colon, attribute = name.partition(":")
+    if not colon:
+        known = ", ".join(_registered) or "none"
+        raise UsageError(
+            f"there is no network {name!r}; registered: {known}; or name it as module:function"
+        )
+    try:
+        found = getattr(importlib.import_module(module), attribute)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise UsageError(f"the network {name} can't be imported: {error}") from None
+    if not callable(found):
+        raise UsageError(f"the network {name} is neither a function nor a Keras model")
+    return found
+
+
+class OwnEncoder:
+    """A network of the user's own as a part of a `Network`. Works on one column at a time.
+
+    Args:
+        name: for `find_network`.
+        shape: of an observation as the network takes it.
+        scale: what observations are multiplied by.
+    """
+
+    def __init__(self, name: str, shape: Sequence[int], scale: float) -> None:
+        self._name, self._shape, self._scale = name, tuple(shape), scale
+        self.sizes = (int(np.prod(shape)),)
+        self._network = find_network(name)
+        self._model = self._build(0)
+        (self.outputs,) = self._model.outputs[0].shape[1:]
+        self.shapes = [tuple(v.shape) for v in self._model.trainable_variables]
+        self._graphs: dict[tuple[int, ...], Callable[..., Any]] = {}
+
+    def _build(self, seed: int) -> Any:
+        """A Keras model with parameters of its own, begun from `seed`."""
+        import keras
+
+        kept = random.getstate()
+        random.seed(seed)  # where Keras's initialisers take theirs from
+        try:
+            inputs = keras.Input(self._shape)
+            network = self._network
+            if isinstance(network, keras.Layer):  # a model is one, too: a copy of its own
+                network = type(network).from_config(network.get_config())
+            model = keras.Model(inputs, network(inputs))
+        except Exception as error:
+            text = str(error).strip().splitlines()
+            raise UsageError(
+                f"the network {self._name} does not take observations of shape {self._shape}: "
+                f"{text[0] if text else type(error).__name__}"
+            ) from error
+        finally:
+            random.setstate(kept)
+        if len(model.outputs) != 1 or len(model.outputs[0].shape) != 2:
+            raise UsageError(
+                f"the network {self._name} gives {[x.shape for x in model.outputs]}; it must give "
+                "one row of features for each observation, (None, F)"
+            )
+        if model.non_trainable_variables:
+            names = ", ".join(v.path for v in model.non_trainable_variables)
+            raise UsageError(
+                f"the network {self._name} has variables that training does not set: {names}"
+            )
+        return model
+
+    def initialise(self, stream: np.random.Generator) -> list[np.ndarray]:
+        """As the network's own initialisers make them."""
+        model = self._build(int(stream.integers(2**31)))
+        return [np.asarray(v) for v in model.trainable_variables]
+
+    def __call__(self, weights: Sequence[tf.Tensor], inputs: tf.Tensor) -> tf.Tensor:
+        """Flat observations of one column, (1, T, D), to features, (1, T, outputs)."""
+        import tensorflow as tf
+
+        arrays = [array[0] for array in weights]
+        kind = arrays[0].dtype if arrays else tf.float32
+        x = tf.reshape(tf.cast(inputs, kind), (-1, *self._shape)) * self._scale
+        features, _ = self._model.stateless_call(arrays, [], x)
+        return features[None]
+
+    def held(self, arrays: Sequence[np.ndarray]) -> Sequence[Any]:
+        """One set of arrays as `rows` takes it."""
+        import tensorflow as tf
+
+        return [tf.constant(array[None]) for array in arrays]
+
+    def rows(self, weights: Sequence[tf.Tensor], x: np.ndarray) -> np.ndarray:
+        """The same for (n, D) rows; traced anew for another n."""
+        from trpo_mpi.policies.kernel import rows_by_graph
+
+        return rows_by_graph(self, self._graphs, weights, x)
