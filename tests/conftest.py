@@ -32,13 +32,18 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "long: takes minutes; only --full runs it")
+    config.addinivalue_line("markers", "mpi: starts ranks by the mpirun beside this Python")
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    if not config.getoption("--full") and "long" not in config.getoption("-m"):
-        for item in items:
-            if "long" in item.keywords:
-                item.add_marker(pytest.mark.skip(reason="long: only --full runs it"))
+    short = not config.getoption("--full") and "long" not in config.getoption("-m")
+    for item in items:
+        if "mpirun" in getattr(item, "fixturenames", ()):
+            item.add_marker("mpi")
+        if "mpi" in item.keywords and not launcher():
+            item.add_marker(pytest.mark.skip(reason="there is no mpirun beside this Python"))
+        if "long" in item.keywords and short:
+            item.add_marker(pytest.mark.skip(reason="long: only --full runs it"))
 
 
 @functools.cache
@@ -104,8 +109,6 @@ def python(tmp_path: Path) -> Run:
 @pytest.fixture
 def mpirun(tmp_path: Path) -> Run:
     """`mpirun(n, *args, timeout=300, **variables)`: the same on n ranks."""
-    if not launcher():
-        pytest.skip("there is no mpirun beside this Python")
 
     def run(n: int, *args: object, timeout: float = 300, **variables: str) -> Result:
         command = [*launcher(), "-np", str(n), sys.executable, *map(str, args)]

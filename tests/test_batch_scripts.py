@@ -184,8 +184,6 @@ def some_iterations(run: Path) -> None:
 
 def real(launcher_variable: str) -> dict[str, str]:
     """The variables with which a job runs the trainer itself."""
-    if not launcher():
-        pytest.skip("there is no mpirun beside this Python")
     return {
         "PYTHONPATH": environment()["PYTHONPATH"],
         "TRPO_MPI_VENV": sys.prefix,
@@ -194,6 +192,7 @@ def real(launcher_variable: str) -> dict[str, str]:
     }
 
 
+@pytest.mark.mpi
 def test_pbs_run_goes_on_in_another_job(site: Site, expected: dict[str, object]) -> None:
     """After USR1 to the shell alone, by which `qsig` reaches it."""
     two = "-l select=1:ncpus=2:mpiprocs=2"
@@ -274,6 +273,7 @@ def test_a_job_that_is_deleted_does_not_come_back(system: str, site: Site) -> No
     assert site.waiting() == []
 
 
+@pytest.mark.mpi
 def test_lsf_run_goes_on_in_the_same_job(site: Site, expected: dict[str, object]) -> None:
     """After USR1 to all processes, the warning of the script's -wa; -Q has LSF start it again."""
     variables = real("TRPO_MPI_MPIRUN")

@@ -16,7 +16,6 @@ from test_ranks import CARTPOLE, HOPPER, exact_parts, fault
 
 MODULE = "trpo_mpi.run_mujoco"
 OPEN_MPI = "--oversubscribe" in launcher()
-needs_mpirun = pytest.mark.skipif(not launcher(), reason="there is no mpirun beside this Python")
 
 # Long enough to be hit in mid-run, in mid-episode.
 PENDULUM = "--env Pendulum-v1 --num-timesteps 32000 --seed 5".split()
@@ -115,7 +114,7 @@ ASKED = [
 
 
 @pytest.mark.parametrize(("to", "number"), ASKED)
-@needs_mpirun
+@pytest.mark.mpi
 def test_a_signal_stops_with_a_checkpoint(
     to: str, number: signal.Signals, tmp_path: Path, undisturbed: Path, python: Run
 ) -> None:
@@ -138,8 +137,8 @@ def test_a_signal_stops_with_a_checkpoint(
     check_same(tmp_path / "run", undisturbed)
 
 
-@needs_mpirun
-@pytest.mark.parametrize("whom", ["one rank", "all"])
+@pytest.mark.mpi
+@pytest.mark.parametrize("whom", ["one rank", pytest.param("all", marks=pytest.mark.long)])
 def test_killed_ranks_end_the_job_and_it_resumes(
     whom: str, tmp_path: Path, undisturbed: Path, python: Run
 ) -> None:
@@ -214,6 +213,7 @@ def test_damaged_checkpoints(tmp_path: Path, python: Run, undisturbed: Path) -> 
     assert (tmp_path / "run" / "progress.csv.old").read_bytes() == rows
 
 
+@pytest.mark.long
 def test_settings_and_a_longer_run(tmp_path: Path, python: Run) -> None:
     """Changed settings are refused by name; more time steps are not such a change."""
     command = ["-m", MODULE, *PENDULUM[:2], "--num-timesteps", "6000", "--gamma", "0.9"]
@@ -240,6 +240,7 @@ def test_settings_and_a_longer_run(tmp_path: Path, python: Run) -> None:
     assert changed.returncode == 0, changed.stderr
 
 
+@pytest.mark.long
 def test_an_environment_without_its_state_begins_new_episodes(tmp_path: Path, python: Run) -> None:
     """And the log says so once at each start."""
     command = ["-m", MODULE, "--env", "toy_envs:Stateless-v0", "--timesteps-per-batch", "160"]
@@ -282,6 +283,7 @@ def test_an_environment_that_hangs_ends_the_job(tmp_path: Path, mpirun: Run) -> 
     assert "toy_envs.py" in result.stderr  # where it hangs
 
 
+@pytest.mark.long
 def test_an_environment_that_hangs_in_c_code_ends_the_job(tmp_path: Path, mpirun: Run) -> None:
     """Where no other thread of Python gets to run."""
     result = mpirun(3, *FAULTY, "--env-timeout", "3", **fault("spin", tmp_path))
@@ -291,6 +293,7 @@ def test_an_environment_that_hangs_in_c_code_ends_the_job(tmp_path: Path, mpirun
     assert "toy_envs.py" in result.stderr
 
 
+@pytest.mark.long
 def test_a_job_that_was_suspended_goes_on(tmp_path: Path) -> None:
     """For longer than an environment may take, as Slurm's gang scheduling does it."""
     command = [sys.executable, "-m", MODULE, *PENDULUM, "--env-timeout", "2", "--outdir", "run"]

@@ -46,7 +46,7 @@ def test_starts_without_arguments_and_stops_on_ctrl_c(tmp_path: Path) -> None:
     assert settings["env"] == "Hopper-v4"
 
 
-@pytest.mark.skipif(not launcher(), reason="there is no mpirun beside this Python")
+@pytest.mark.mpi
 def test_starts_without_arguments_on_two_ranks_and_stops_on_ctrl_c(tmp_path: Path) -> None:
     command = [*launcher(), "-np", "2", sys.executable, "-m", MODULE]
     code, out, err = start_and_interrupt(command, tmp_path)

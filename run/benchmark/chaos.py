@@ -193,7 +193,7 @@ WRONG = [
     ["--checkpoint-every", "0"],
     ["--max-hours", "nan"],
     ["--env-timeout", "-5"],
-    ["--env", "FrozenLake-v1"],
+    ["--env", "FrozenLake-v1", "--policy", "CnnPolicy"],
     ["--load", "nowhere"],
     ["--resume", "nowhere"],
     ["--gpu", "x"],
