@@ -79,6 +79,17 @@ def test_curves_are_recipes_and_settings_that_vary_in_a_panel(tmp_path: Path) ->
     }
 
 
+def test_what_was_left_open_is_the_default(tmp_path: Path) -> None:
+    """A resumed run says how large its batch is, an older one knows fewer settings."""
+    runs = [
+        run_directory(tmp_path / "a", [(8, 1.0)], seed=0, num_envs=None),
+        run_directory(tmp_path / "b", [(8, 1.0)], seed=1, num_envs=16, timesteps_per_batch=2048),
+        run_directory(tmp_path / "c", [(8, 1.0)], seed=2, activation="tanh"),
+    ]
+    (curves,) = plot.group([plot.read_run(run) for run in runs]).values()
+    assert list(curves) == ["default"]
+
+
 def test_a_seed_counts_once(tmp_path: Path) -> None:
     runs = [plot.read_run(run_directory(tmp_path / name, [(8, 1.0)])) for name in "ab"]
     with pytest.raises(UsageError, match=r"a and .*b are the same run.* seed 0"):

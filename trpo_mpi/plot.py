@@ -7,6 +7,7 @@ A panel an environment, a line for the runs of one recipe with the same settings
 """
 
 import csv
+import dataclasses
 import json
 import math
 from collections.abc import Sequence
@@ -18,7 +19,7 @@ import numpy as np
 from tyro.conf import Positional, arg
 
 from trpo_mpi.command_line import parse
-from trpo_mpi.config import NOT_THE_RESULT
+from trpo_mpi.config import NOT_THE_RESULT, Config, batch_grid
 from trpo_mpi.errors import UsageError
 from trpo_mpi.parallel import startup
 from trpo_mpi.run_directory.archive import whole_file
@@ -102,8 +103,7 @@ def read_run(directory: str) -> Run:
             for row in rows
             if row["episode_return_mean"]
         ]
-        settings, recipe = dict(record["settings"]), str(record["recipe"])
-        settings["env"] = str(settings["env"])
+        settings, recipe = _settings(record), str(record["recipe"])
     except FileNotFoundError as error:
         raise UsageError(f"{directory} is no run directory: there is no {error.filename}") from None
     except (OSError, ValueError, KeyError, TypeError) as error:
@@ -112,6 +112,15 @@ def read_run(directory: str) -> Run:
         raise UsageError(f"{directory}: progress.csv has no row with a return yet")
     timesteps, returns = zip(*points, strict=True)
     return Run(directory, settings, recipe, np.array(timesteps), np.array(returns, np.float64))
+
+
+def _settings(record: dict[str, Any]) -> dict[str, Any]:
+    """All settings of a run, those included that its start or an earlier version left open."""
+    settings = dataclasses.asdict(Config()) | dict(record["settings"])
+    batch = {name: settings[name] for name in ("num_envs", "timesteps_per_batch")}
+    grid = batch_grid(Config(**batch), int(record.get("ranks", 1)))
+    filled = {"num_envs": grid.num_envs, "timesteps_per_batch": grid.timesteps}
+    return settings | filled | {"env": str(settings["env"])}
 
 
 def group(runs: Sequence[Run]) -> Panels:
