@@ -29,12 +29,12 @@ class Architecture:
     """What shapes the networks, beside the spaces; the fields of those names in `Config`."""
 
     policy: str = "MlpPolicy"
-    network: str | None = None
     net_arch: tuple[int, ...] = (64, 64)
     size_multiple: int | None = None
     activation: str = "tanh"
     cnn: str = "small"
     lstm_units: int = 64
+    network: str | None = None
 
     @classmethod
     def of(cls, settings: Any) -> Architecture:
