@@ -348,7 +348,10 @@ def test_a_policy_without_memory_has_no_state() -> None:
     assert model.predict(np.zeros((2, 4)), None, [True, False])[1] is None
 
 
-@pytest.mark.parametrize("kind", [MlpLnLstmPolicy, CnnPolicy, CnnLnLstmPolicy])
+@pytest.mark.parametrize(
+    "kind",
+    [MlpLnLstmPolicy, CnnPolicy, pytest.param(CnnLnLstmPolicy, marks=pytest.mark.long)],
+)
 def test_every_policy_is_saved_whole_and_goes_on(kind: type, tmp_path: Path) -> None:
     def make() -> TRPO:
         settings = SMALL | {"lstm_units": 4, "num_envs": 2, "timesteps_per_batch": 32}
@@ -387,6 +390,15 @@ def test_evaluation_forgets_between_episodes() -> None:
     assert evaluate_policy(model, envs, 4, seed=5)[0] == np.mean(others)
 
 
+def test_an_image_scaled_beforehand_is_refused() -> None:
+    """Its numbers would all become 0."""
+    model = TRPO("CnnPolicy", Picture, **SMALL)
+    picture = Picture().reset(seed=0)[0]
+    assert model.predict(picture.astype(float))[0] in range(-1, 3)
+    with pytest.raises(ValueError, match="its numbers are no bytes"):
+        model.predict(picture / 255)
+
+
 @pytest.mark.parametrize("wrong", [np.zeros(3), np.zeros((2, 5)), np.zeros((1, 2, 4)), None, "x"])
 def test_an_observation_of_another_shape_is_refused_by_name(wrong: Any) -> None:
     with pytest.raises(ValueError, match=r"is neither of Box\(.* nor a batch of it"):
@@ -418,8 +430,13 @@ def test_set_env_holds_the_spaces_together() -> None:
         ({"gamma": 7.0}, ValueError, "gamma is 7.0; it must be a number from 0 to 1"),
         ({"policy": "MlpLnPolicy"}, ValueError, "policy is 'MlpLnPolicy'; it must be"),
         ({"env": "CartPoll-v1"}, ValueError, "near matches are CartPole"),
+        (
+            {"activation": "gelu"},
+            ValueError,
+            "activation is 'gelu'; it must be one of tanh, relu, elu",
+        ),
     ],
-    ids=["name", "commands", "range", "policy", "env"],
+    ids=["name", "commands", "range", "policy", "env", "choice"],
 )
 def test_wrong_arguments(settings: dict[str, Any], error: type[Exception], words: str) -> None:
     with pytest.raises(error, match=words):

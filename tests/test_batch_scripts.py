@@ -274,6 +274,7 @@ def test_a_job_that_is_deleted_does_not_come_back(system: str, site: Site) -> No
 
 
 @pytest.mark.mpi
+@pytest.mark.long
 def test_lsf_run_goes_on_in_the_same_job(site: Site, expected: dict[str, object]) -> None:
     """After USR1 to all processes, the warning of the script's -wa; -Q has LSF start it again."""
     variables = real("TRPO_MPI_MPIRUN")

@@ -1,5 +1,6 @@
 """Networks of the user's own as policy and critic."""
 
+import importlib
 import subprocess
 import sys
 from pathlib import Path
@@ -98,10 +99,11 @@ def test_policy_and_critic_have_parameters_of_their_own() -> None:
         (model(5), "does not take observations of shape"),
         (3, "neither a function nor a Keras model"),
         ("nowhere", "there is no network 'nowhere'; registered:"),
-        ("nowhere:at_all", "can't be imported"),
+        ("nowhere:at_all", "can't be imported: ModuleNotFoundError"),
+        (".own:network", "can't be imported: TypeError"),
         ("test_own_network:SMALL", "neither a function nor a Keras model"),
     ],
-    ids=["rows", "state", "shape", "error", "size", "number", "name", "module", "dict"],
+    ids=["rows", "state", "shape", "error", "size", "number", "name", "module", "relative", "dict"],
 )
 def test_what_is_no_network_is_refused(network: Any, words: str) -> None:
     with pytest.raises(UsageError, match=words):
@@ -126,18 +128,21 @@ def in_another_process(path: Path, allow: int) -> str:
     return result.stdout.strip()
 
 
-def test_code_is_in_a_file_and_runs_only_where_both_are_asked_for(tmp_path: Path) -> None:
-    def inner(observations: Any) -> Any:
-        import keras
-
-        return keras.layers.Dense(4)(observations)
-
+def test_code_is_in_a_file_and_runs_only_where_both_are_asked_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "own_module.py").write_text(
+        "import keras\ndef inner(x):\n    return keras.layers.Dense(4)(x)\n", encoding="utf-8"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    inner = importlib.import_module("own_module").inner
+    (tmp_path / "own_module.py").unlink()  # elsewhere there is no such module
     trained = TRPO("MlpPolicy", "CartPole-v1", network=inner, **SMALL).learn(128)
     without, with_code = tmp_path / "without.zip", tmp_path / "with.zip"
     trained.save(without)
     trained.save(with_code, include_code=True)
     refused = "has a network of its own, 'inner': give it as network=, or"
-    assert refused in in_another_process(without, 1)
+    assert "there is no network 'inner'" in in_another_process(without, 1)
     assert refused in in_another_process(with_code, 0)
     assert in_another_process(with_code, 1) in ("0", "1")
     other = TRPO.load(without, network=inner)
@@ -159,8 +164,12 @@ def test_from_the_command_line_on_any_number_of_ranks(
     result = mpirun(2, *command, "two")
     assert result.returncode == 0, result.stderr
     assert exact_parts(tmp_path / "one") == exact_parts(tmp_path / "two")
-    result = python("-m", "trpo_mpi.evaluate", "one", "--episodes", "2")
+    evaluate = ("-m", "trpo_mpi.evaluate", "one", "--episodes", "2")
+    result = python(*evaluate, "--network", "test_own_network:two_layers")
     assert result.returncode == 0, result.stderr
+    result = python(*evaluate)
+    assert result.returncode == 2
+    assert "has a network of its own: name it, --network test_own_network:two" in result.stderr
     result = mpirun(2, *command[:-2], "nothing:here")
     assert result.returncode == 2
     assert result.stderr.count("\n") == 1
@@ -175,3 +184,13 @@ def test_layers_sized_by_the_environment() -> None:
     critic = ValueNetwork(policy, observation, architecture)
     assert policy.encoder.sizes == (11, 110, 57, 30)
     assert critic.encoder.sizes == (11, 110, 23, 5)
+
+
+def test_a_file_does_not_name_code_that_is_run(tmp_path: Path) -> None:
+    """A foreign one's network may be any function of any module."""
+    trained = TRPO("MlpPolicy", "CartPole-v1", network="toy_own:network", **SMALL).learn(128)
+    trained.save(tmp_path / "model")
+    assert "has a network of its own, 'toy_own:network'" in in_another_process(
+        tmp_path / "model.zip", 0
+    )
+    assert in_another_process(tmp_path / "model.zip", 1) in ("0", "1")

@@ -62,6 +62,7 @@ def test_hopper_has_the_same_bits_on_1_2_4_ranks(tmp_path: Path, python: Run, mp
     compare(HOPPER, [2, 4], tmp_path, python, mpirun)
 
 
+@pytest.mark.long
 def test_cartpole_dealt_unevenly_has_the_same_bits_on_1_3_ranks(
     tmp_path: Path, python: Run, mpirun: Run
 ) -> None:
@@ -236,13 +237,16 @@ USAGE = [
     ("--env toy_envs:Strange-v0", {"STRANGE": "action"}, ["action space Text(1, 2"]),
     ("--policy CnnPolicy", {}, ["is no image: CnnPolicy needs a Box"]),
     ("--load none.zip", {}, ["--load", "none.zip"]),
-    ("--gpu 7", {}, ["--gpu 7"]),
-    ("--outdir file/below", {}, ["--outdir file/below", "can't be written"]),
+    pytest.param("--gpu 7", {}, ["--gpu 7"], marks=pytest.mark.long),
+    pytest.param(
+        *("--outdir file/below", {}, ["--outdir file/below", "can't be written"]),
+        marks=pytest.mark.long,
+    ),
     ("--outdir run", {}, ["--outdir run", "already holds a run"]),
 ]
 
 
-@pytest.mark.parametrize(("arguments", "variables", "words"), USAGE, ids=[u[0] for u in USAGE])
+@pytest.mark.parametrize(("arguments", "variables", "words"), USAGE)
 def test_wrong_usage_is_one_line_from_four_ranks(
     arguments: str, variables: dict[str, str], words: list[str], tmp_path: Path, mpirun: Run
 ) -> None:

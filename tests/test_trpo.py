@@ -27,7 +27,13 @@ MULTI, BINARY = gym.spaces.MultiDiscrete([2, 3]), gym.spaces.MultiBinary(3)
 SPACES = pytest.mark.parametrize(
     "space", [BOX, DISCRETE, MULTI, BINARY], ids=["box", "discrete", "multi", "binary"]
 )
-KINDS = pytest.mark.parametrize("kind", POLICIES)
+KINDS = pytest.mark.parametrize(
+    "kind",
+    [
+        pytest.param(kind, marks=[pytest.mark.long] if kind.startswith("CnnL") else [])
+        for kind in POLICIES
+    ],
+)
 COLUMNS, STEPS, SIZE = 3, 8, 4
 IMAGE = gym.spaces.Box(0, 255, (21, 20, 2), np.uint8)
 
@@ -321,7 +327,7 @@ def test_step_improves_inside_the_trust_region(space: gym.Space[Any], max_kl: fl
     [
         *((space, "MlpPolicy") for space in (BOX, DISCRETE, MULTI, BINARY)),
         (BOX, "CnnPolicy"),
-        (BOX, "MlpLnLstmPolicy"),
+        (BOX, "MlpLstmPolicy"),
     ],
     ids=str,
 )

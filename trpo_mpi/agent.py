@@ -5,7 +5,7 @@
     action, _ = model.predict(observation)
 
 `learn` is the commands' trainer; a script that calls it runs under `mpirun` unchanged. To act, load
-and save takes neither TensorFlow nor MPI.
+and save takes no MPI, and no TensorFlow but for convolutions and networks of one's own.
 """
 
 from __future__ import annotations
@@ -20,7 +20,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import cloudpickle
 import gymnasium as gym
 import numpy as np
 
@@ -35,8 +34,15 @@ from trpo_mpi.errors import UsageError
 from trpo_mpi.normalization import ObservationNormalizer
 from trpo_mpi.parallel import startup
 from trpo_mpi.policies.networks import Rows, safe_block
-from trpo_mpi.policies.own import find_network, name_of, register_network
-from trpo_mpi.policies.policy import POLICIES, Actor, Architecture, Policy
+from trpo_mpi.policies.own import (
+    code_of,
+    find_network,
+    from_code,
+    is_registered,
+    name_of,
+    register_network,
+)
+from trpo_mpi.policies.policy import Actor, Policy
 from trpo_mpi.run_directory import archive, checkpoint, model_file
 from trpo_mpi.run_directory.model_file import Model
 from trpo_mpi.state import Wish
@@ -106,8 +112,6 @@ class TRPO:
         unknown = sorted(set(more) - SETTINGS)
         if unknown:
             raise TypeError(f"TRPO() has no argument {unknown[0]!r}")
-        if policy not in POLICIES:
-            raise UsageError(f"policy is {policy!r}; it must be one of {', '.join(POLICIES)}")
         settings = STABLE_BASELINES | {key: named[key] for key in SETTINGS & set(named)} | more
         settings = {key: tuple(x) if isinstance(x, list) else x for key, x in settings.items()}
         if not isinstance(settings.get("network"), str | None):
@@ -133,7 +137,8 @@ class TRPO:
         spaces = given.spaces_of(env)
         spaces.check()
         if self._model is None:
-            self._start_tensorflow()
+            if self.config.network is not None:
+                self._start_tensorflow()
             self.config = replace(self.config, env=given.name_of(env))
             self._model = model_file.initial(self.config, spaces)
         for what in ("observation", "action"):
@@ -212,8 +217,7 @@ class TRPO:
         if env is None:
             raise UsageError("there is no environment to learn in: set_env gives one")
         comm = startup.connect()
-        local_rank = 0 if self.config.gpu == "-1" else comm.local_rank()
-        _tensorflow(self.config.gpu, local_rank, self.verbose)
+        self._start_tensorflow()
         comm, grid, envs = comm.everywhere(lambda: _environments(env, self.config, comm))
         if given.is_own(env) and comm.size > 1 and comm.is_root:
             note = "each rank's own: the result depends on the number of ranks"
@@ -313,10 +317,10 @@ class TRPO:
         """
         rows, one = self._rows(observation)
         model = self._whole()
+        memory = self.actor.memory(rows, self._carried(state, mask, len(rows)))
         if self._critic is None:
             network = model.make_critic()
             self._critic = Rows(network, model.phi, safe_block(network, model.phi))
-        memory = self.actor.memory(rows, self._carried(state, mask, len(rows)))
         scale = 1.0 if model.return_moments is None else float(model.return_moments.deviation[0])
         values = self._critic(rows, memory)[0][:, 0].astype(np.float64) * scale
         return values[0] if one else values
@@ -330,14 +334,13 @@ class TRPO:
     def actor(self) -> Actor:
         """The policy as it is now, to act with."""
         if self._actor is None:
-            self._start_tensorflow()
+            if self._whole().architecture.needs_tensorflow:
+                self._start_tensorflow()
             self._actor = self._whole().actor()
         return self._actor
 
     def _start_tensorflow(self) -> None:
-        """Set it up, if networks of this kind can't be made without."""
-        if Architecture.of(self.config).needs_tensorflow:
-            _tensorflow(self.config.gpu, 0, self.verbose)
+        _tensorflow(self.config.gpu, startup.local_rank(), self.verbose)
 
     def _whole(self) -> Model:
         if self._model is None:
@@ -369,7 +372,7 @@ class TRPO:
         state = self._state and self._state | {"seconds": 0.0}
         members = checkpoint.members(self.config, model, None, state or {}, [])
         if include_code and self.config.network is not None:
-            members[CODE] = cloudpickle.dumps(find_network(self.config.network))
+            members[CODE] = code_of(self.config.network)
         with archive.whole_file(path) as file:
             archive.write(file, members)
 
@@ -394,6 +397,7 @@ class TRPO:
             path = path.with_name(path.name + ".zip")
         found, settings, state = _read(path)
         if found.architecture.network is not None:
+            _tensorflow(settings.gpu, startup.local_rank(), kwargs.get("verbose", 0))
             name = _network(path, found.architecture.network, kwargs.get("network"), allow_code)
             kwargs = kwargs | {"network": name}
             found.architecture = replace(found.architecture, network=name)
@@ -401,7 +405,6 @@ class TRPO:
         model = cls(**(kept | kwargs))
         found.check_fits(model.config, found.spaces, str(path))
         if found.architecture.network is not None:
-            model._start_tensorflow()
             found.check_network(str(path))
         model.config = replace(model.config, env=found.env)
         model._model, model._state = found, state
@@ -434,14 +437,13 @@ def _network(path: Path, name: str, given: Any, allow_code: bool) -> str:
         return register_network(name, given)
     with zipfile.ZipFile(path) as file:
         if allow_code and CODE in file.namelist():
-            return register_network(name, cloudpickle.loads(file.read(CODE)))
-    try:
-        find_network(name)
-    except UsageError:
+            return register_network(name, from_code(file.read(CODE), str(path)))
+    if not is_registered(name) and not allow_code:
         raise UsageError(
-            f"{path} has a network of its own, {name!r}: give it as network=, or, if the file has "
-            "its code and you trust it, allow_code=True"
-        ) from None
+            f"{path} has a network of its own, {name!r}: give it as network=, or, if you trust the "
+            "file, allow_code=True"
+        )
+    find_network(name)
     return name
 
 

@@ -189,6 +189,9 @@ def _check(name: str, value: Any, hint: Any) -> None:
             for x in values:
                 if x is not None and not (math.isfinite(x) and limit.holds(x)):
                     raise UsageError(f"{flag(name)} is {x}; it must be {limit.words}")
+    if typing.get_origin(hint) is Literal and value not in typing.get_args(hint):
+        allowed = ", ".join(typing.get_args(hint))
+        raise UsageError(f"{flag(name)} is {value!r}; it must be one of {allowed}")
     if isinstance(value, float) and not math.isfinite(value):
         raise UsageError(f"{flag(name)} is {value}; it must be a finite number")
 

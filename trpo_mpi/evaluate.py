@@ -10,7 +10,7 @@ of ranks; ranks share the episodes out.
 import csv
 import io
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -54,6 +54,8 @@ class Evaluation:
     """Take the most probable action at each step, not a random one as in training."""
     seed: Natural = 0
     """Seed of the episodes: their starts and the noise of the actions."""
+    network: str | None = None
+    """The network of your own that it was trained with, as module:function. [default: none]"""
 
     @property
     def mode(self) -> str:
@@ -66,10 +68,11 @@ def main() -> int:
     settings = parse(Evaluation, "evaluate")
     check_ranges(settings)
     comm = startup.connect()
-    model = comm.on_root(lambda: _load(settings.run, settings.which))
+    model = comm.on_root(lambda: _load(settings.run, settings.which, settings.network))
     quiet_gymnasium()  # rank 0 has just said, once, what there is to say of this environment
     if model.architecture.needs_tensorflow:
         tensorflow_setup.set_up("-1", 0)
+    if model.architecture.network is not None:
         comm.on_root(lambda: model.check_network(f"DIR {settings.run}"))
     env = comm.everywhere(lambda: make_env(model.env))
     results = evaluate(settings, model, env, comm)
@@ -81,9 +84,14 @@ def main() -> int:
     return 0
 
 
-def _load(run: str, which: str) -> Model:
+def _load(run: str, which: str, network: str | None) -> Model:
     """The model, if its environment can be made and is still what it was trained on."""
     model = model_file.load(run, "DIR", which)
+    own = model.architecture.network
+    if own is not None and network is None:
+        raise UsageError(f"DIR {run} has a network of its own: name it, --network {own}")
+    if own is not None:
+        model.architecture = replace(model.architecture, network=network)
     try:
         spaces = check_env(model.env)
     except UsageError as error:

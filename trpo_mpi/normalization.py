@@ -80,7 +80,7 @@ class ObservationNormalizer:
         self.kind = kind
 
     def __call__(self, observations: np.ndarray) -> np.ndarray:
-        """(..., D) raw -> (..., D) float32, clipped to +-`CLIP`."""
+        """(..., D) raw -> (..., D) float32, clipped to +-`CLIP`; without moments, of `kind`."""
         if self.moments is None:
             return observations.astype(self.kind)
         scaled = observations - self.moments.mean

@@ -105,7 +105,8 @@ class Sampler:
         self._observations[place] = self._envs.observation(place)
         self._returns[place] = state["return"] if carried else 0.0
         self._lengths[place] = state["length"] if carried else 0
-        self._states[place] = state["policy_state"] if carried else 0.0
+        # Before there were recurrent policies, a checkpoint did not have it.
+        self._states[place] = state.get("policy_state", 0.0) if carried else 0.0
         return carried
 
     def collect(self, actor: Actor, normalizer: ObservationNormalizer, horizon: int) -> Batch:

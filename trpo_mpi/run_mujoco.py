@@ -1,4 +1,4 @@
-"""Train a policy on a MuJoCo environment, or any other with a flat observation.
+"""Train a policy on a MuJoCo environment, or any other of Gymnasium's.
 
 python -m trpo_mpi.run_mujoco                                       one process, no MPI needed
 mpirun -np 16 python -m trpo_mpi.run_mujoco --env Hopper-v4         16 ranks

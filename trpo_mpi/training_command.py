@@ -63,8 +63,10 @@ def main(module: str) -> int:
     envs = comm.everywhere(lambda: _make_envs(config, comm, fault is None, watchdog))
     local_rank = comm.local_rank()
     gpus = comm.everywhere(lambda: tensorflow_setup.set_up(config.gpu, local_rank))
-    given = start or (found.model if found is not None else None)
-    comm.on_root(lambda: _try_policy(config, spaces, given))
+    given, source = start, f"--load {config.load}"
+    if found is not None:
+        given, source = found.model, f"--resume {found.path}"
+    comm.on_root(lambda: _try_policy(config, spaces, given, source))
     resumes = found is not None
     path = None if config.check else comm.on_root(lambda: directory.create(config, resumes))
 
@@ -109,11 +111,11 @@ def _try_env(config: Config, watchdog: Watchdog) -> tuple[Spaces, str | None]:
         watchdog.idle()
 
 
-def _try_policy(config: Config, spaces: Spaces, given: Model | None) -> None:
+def _try_policy(config: Config, spaces: Spaces, given: Model | None, source: str) -> None:
     """Raise `UsageError` where there is no such policy, or `given` does not fit it; on rank 0."""
     Architecture.of(config).make_policy(spaces.observation, spaces.action)
     if given is not None:
-        given.check_network(config.load or config.resume)
+        given.check_network(source)
 
 
 def _make_envs(config: Config, comm: Communicator, carry: bool, watchdog: Watchdog) -> ColumnEnvs:

@@ -86,10 +86,12 @@ class Critic:
     def values(self, observations: np.ndarray, memory: np.ndarray) -> np.ndarray:
         """V of (n, D) normalised observations and (n, M) memory: (n,) float64."""
         n = len(observations)
-        padded = [_padded(x, -(-n // 16) * 16) for x in (observations, memory)]
+        # Convolutions may take other ways for another number of images.
+        block, together = (64, 64) if self._network.one_column else (16, VALUES)
+        padded = [_padded(x, -(-n // block) * block) for x in (observations, memory)]
         values = [
-            self._values_kernel(self.phi, *(x[first : first + VALUES] for x in padded))
-            for first in range(0, len(padded[0]), VALUES)
+            self._values_kernel(self.phi, *(x[first : first + together] for x in padded))
+            for first in range(0, len(padded[0]), together)
         ]
         return np.concatenate(values)[:n].astype(np.float64)
 

@@ -35,7 +35,10 @@ class TrustRegion:
 
 @dataclass(frozen=True)
 class PolicyBatch:
-    """What the step needs of a batch; E own columns of T time steps, padded with mask 0."""
+    """What the step needs of a batch; E own columns of T time steps, padded with mask 0.
+
+    `states` alone is not padded.
+    """
 
     observations: np.ndarray
     """(E, T, D), normalised float32, or images as they are."""
@@ -76,7 +79,7 @@ class PolicyKernels:
 
     Each gives a row a column. The parameters are copied for every column, so that a column's
     derivative is taken by its own copy, in one batched product with those of the others. Policies
-    with convolutions are worked through a column at a time.
+    with convolutions or a network of one's own are worked through a column at a time.
     """
 
     def __init__(

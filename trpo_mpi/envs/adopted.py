@@ -6,7 +6,7 @@ import gymnasium as gym
 import numpy as np
 from gymnasium.vector import AutoresetMode
 
-from trpo_mpi.envs.spaces import flat_rows, flat_type, flattener
+from trpo_mpi.envs.spaces import as_kept, flat_rows, flat_type, flattener
 from trpo_mpi.envs.vector import check_finite
 from trpo_mpi.errors import EnvironmentFault, UsageError
 
@@ -79,11 +79,12 @@ class AdoptedEnvs(gym.vector.VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
             return self._observations[place].copy()
         if "final_obs" not in info:
             raise EnvironmentFault("a SAME_STEP vector environment gives no info['final_obs']")
-        return self._flatten(_part(info["final_obs"], place)).astype(self._observations.dtype)
+        flat = self._flatten(_part(info["final_obs"], place))
+        return as_kept(self.single_observation_space, flat)
 
     def _rows(self, observations: Any) -> np.ndarray:
         space = self.single_observation_space
-        return flat_rows(space, observations)[0].astype(flat_type(space))
+        return flat_rows(space, observations)[0].astype(flat_type(space), copy=False)
 
     def _where(self, place: int) -> str:
         return f"in environment {self.columns[place]}"

@@ -60,6 +60,15 @@ def flat_type(space: gym.Space[Any]) -> type[np.generic]:
     return np.uint8 if isinstance(space, gym.spaces.Box) and space.dtype == np.uint8 else np.float64
 
 
+def as_kept(space: gym.Space[Any], flat: np.ndarray) -> np.ndarray:
+    """Flat observations in `flat_type`. Raises `ValueError` where that would change them."""
+    kind = flat_type(space)
+    kept = flat.astype(kind, copy=False)
+    if kind == np.uint8 and kept is not flat and not np.array_equal(kept, flat):
+        raise ValueError("its numbers are no bytes")
+    return kept
+
+
 def flat_rows(space: gym.Space[Any], observations: Any) -> tuple[np.ndarray, bool]:
     """One observation of `space`, or a batch as Gymnasium's vector environments give it.
 
@@ -68,10 +77,11 @@ def flat_rows(space: gym.Space[Any], observations: Any) -> tuple[np.ndarray, boo
     """
     try:
         if isinstance(space, gym.spaces.Box) and np.shape(observations)[1:] == space.shape:
-            return np.asarray(observations).reshape(len(observations), -1), False
+            rows = np.asarray(observations).reshape(len(observations), -1)
+            return as_kept(space, rows), False
         flatten, number = flattener(space), _length(space, observations)
         if number is None:
-            return flatten(observations)[None], True
+            return as_kept(space, flatten(observations)[None]), True
         batch = gym.vector.utils.batch_space(space, number)
         return np.stack(
             [flatten(one) for one in gym.vector.utils.iterate(batch, observations)]

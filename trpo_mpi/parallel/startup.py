@@ -45,6 +45,17 @@ _LAUNCHERS = (
 )
 
 
+_LOCAL_RANKS = (
+    *("MPI_LOCALRANKID", "OMPI_COMM_WORLD_LOCAL_RANK", "MV2_COMM_WORLD_LOCAL_RANK"),
+    *("JSM_NAMESPACE_LOCAL_RANK", "SLURM_LOCALID"),
+)
+
+
+def local_rank(environ: Mapping[str, str] = os.environ) -> int:
+    """Which of its node's processes this one is, by what the launcher says; 0 without one."""
+    return next((int(environ[name]) for name in _LOCAL_RANKS if name in environ), 0)
+
+
 def limit_threads() -> None:
     """One thread a rank for BLAS, OpenMP and TensorFlow, unless the user set a number.
 

@@ -150,7 +150,6 @@ class Cnn:
         )
         self._scale = scale
         self._convolutions, self.outputs = KERNELS[kind]
-        self.sizes = (int(np.prod(shape)),)
         self.shapes: list[tuple[int, ...]] = []
         sides = [height, width]
         for filters, size, stride in self._convolutions:

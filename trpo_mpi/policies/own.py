@@ -9,16 +9,20 @@
 
 What it gives for a batch of observations are features, (n, F); the last linear layer, or the memory
 of a recurrent policy, stands behind them. Policy and critic get one each, with parameters of their
-own. Files keep the name and the parameters; the code itself only where it is asked for.
+own. Layers and initialisers are to be made inside the function, where their seeds are the run's.
+Files keep the name and the parameters; the code itself only where it is asked for.
 """
 
 from __future__ import annotations
 
 import importlib
+import inspect
 import random
+import sys
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
+import cloudpickle
 import numpy as np
 
 from trpo_mpi.errors import UsageError
@@ -63,11 +67,45 @@ def find_network(name: str) -> Any:
         )
     try:
         found = getattr(importlib.import_module(module), attribute)
-    except (ImportError, AttributeError, ValueError) as error:
-        raise UsageError(f"the network {name} can't be imported: {error}") from None
+    except Exception as error:
+        raise UsageError(f"the network {name} can't be imported: {_first_line(error)}") from None
     if not callable(found):
         raise UsageError(f"the network {name} is neither a function nor a Keras model")
     return found
+
+
+def is_registered(name: str) -> bool:
+    """Whether `register_network` was given that name in this process."""
+    return name in _registered
+
+
+def code_of(name: str) -> bytes:
+    """The network of that name with its code, for `from_code` on any machine."""
+    network = find_network(name)
+    module = sys.modules.get(getattr(network, "__module__", ""))
+    # Of a module that can be imported cloudpickle would keep the name alone.
+    if not inspect.isfunction(network) or module is None or module.__name__ == "__main__":
+        return bytes(cloudpickle.dumps(network))
+    cloudpickle.register_pickle_by_value(module)
+    try:
+        return bytes(cloudpickle.dumps(network))
+    finally:
+        cloudpickle.unregister_pickle_by_value(module)
+
+
+def from_code(code: bytes, source: str) -> Any:
+    """What `code_of` was given. Runs code: only for files that the user trusts."""
+    try:
+        return cloudpickle.loads(code)
+    except Exception as error:
+        raise UsageError(
+            f"the network in {source} can't be loaded here: {_first_line(error)}"
+        ) from None
+
+
+def _first_line(error: Exception) -> str:
+    text = str(error).strip().splitlines()
+    return f"{type(error).__name__}: {text[0]}" if text else type(error).__name__
 
 
 class OwnEncoder:
@@ -81,7 +119,6 @@ class OwnEncoder:
 
     def __init__(self, name: str, shape: Sequence[int], scale: float) -> None:
         self._name, self._shape, self._scale = name, tuple(shape), scale
-        self.sizes = (int(np.prod(shape)),)
         self._network = find_network(name)
         self._model = self._build(0)
         (self.outputs,) = self._model.outputs[0].shape[1:]
@@ -101,10 +138,9 @@ class OwnEncoder:
                 network = type(network).from_config(network.get_config())
             model = keras.Model(inputs, network(inputs))
         except Exception as error:
-            text = str(error).strip().splitlines()
             raise UsageError(
                 f"the network {self._name} does not take observations of shape {self._shape}: "
-                f"{text[0] if text else type(error).__name__}"
+                f"{_first_line(error)}"
             ) from error
         finally:
             random.setstate(kept)

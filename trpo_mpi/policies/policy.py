@@ -309,8 +309,9 @@ class ValueNetwork(Network):
 class Actor:
     """A policy with fixed parameters, from normalised observations to actions.
 
-    In NumPy but for convolutions. Its outputs equal the `tf.function` policy's but for rounding
-    (a test holds them together); the update takes all its log-probabilities from the latter.
+    In NumPy but for convolutions and networks of one's own. Its outputs equal the `tf.function`
+    policy's but for rounding (a test holds them together); the update takes all its
+    log-probabilities from the latter.
     """
 
     def __init__(self, policy: Policy, theta: np.ndarray, block: int) -> None:

@@ -5,7 +5,7 @@ exact sum over columns needs: a copy of the recurrent matrix for every column wo
 a product of single rows, 3.6 times the time; so the loop shares one matrix, and the columns'
 gradients are made from the gradients of its products (`Lstm._unroll`). The forward-mode product,
 which fails around any TensorFlow loop: its accumulator stands inside the loop (`Lstm.tangent`).
-And bits that do not depend on the number of columns: the loop runs on blocks of 16 rows.
+And bits that do not depend on the number of columns: the loop's are padded to a multiple of 16.
 """
 
 from __future__ import annotations

@@ -55,8 +55,12 @@ class Checkpoint:
         return int(self.state["counters"]["iteration"])
 
     def defaults(self) -> Config:
-        """Settings where the command line says nothing: the run's, but for those of one start."""
+        """Settings where the command line says nothing: the run's, but for those of one start.
+
+        Nor does a file name what code is to run: a network of one's own must be named again.
+        """
         carried = {f.name for f in dataclasses.fields(Config)} - NOT_THE_RESULT | {"num_timesteps"}
+        carried -= {"network"}
         return Config(**{name: getattr(self.settings, name) for name in carried})
 
     def check(self, config: Config) -> None:

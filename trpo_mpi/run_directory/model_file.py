@@ -88,6 +88,8 @@ class Model:
         """Raise `UsageError` unless the user's own network has the parameters of this model."""
         try:
             self.check_sizes()
+        except UsageError:
+            raise
         except ValueError as error:
             name = self.architecture.network
             raise UsageError(f"{source} was made with another network {name!r}: {error}") from None
