@@ -10,7 +10,8 @@ import numpy as np
 import tensorflow as tf
 
 from trpo_mpi.parallel.communicator import Communicator
-from trpo_mpi.policies.kernel import compiled, parts_of
+from trpo_mpi.policies.kernel import compiled, parts_of, stacked
+from trpo_mpi.policies.networks import padded_rows
 from trpo_mpi.policies.policy import ValueNetwork
 
 VALUES = 1024
@@ -88,7 +89,7 @@ class Critic:
         n = len(observations)
         # Convolutions may take other ways for another number of images.
         block, together = (64, 64) if self._network.one_column else (16, VALUES)
-        padded = [_padded(x, -(-n // block) * block) for x in (observations, memory)]
+        padded = [padded_rows(x, block) for x in (observations, memory)]
         values = [
             self._values_kernel(self.phi, *(x[first : first + together] for x in padded))
             for first in range(0, len(padded[0]), together)
@@ -138,13 +139,4 @@ class Critic:
             self._gradient_kernel(self.phi, *part, chosen, weight[i * n : (i + 1) * n])
             for i, part in enumerate(data)
         ]
-        return np.concatenate(rows) if len(rows) > 1 else np.asarray(rows[0])
-
-
-def _padded(rows: np.ndarray, number: int) -> np.ndarray:
-    """With zeros behind, to so many rows."""
-    if len(rows) == number:
-        return rows
-    padded = np.zeros((number, rows.shape[1]), rows.dtype)
-    padded[: len(rows)] = rows
-    return padded
+        return stacked(rows)

@@ -18,7 +18,7 @@ import tensorflow as tf
 from trpo_mpi.algorithms.conjugate_gradient import conjugate_gradient
 from trpo_mpi.algorithms.line_search import Trial, line_search
 from trpo_mpi.parallel.communicator import Communicator
-from trpo_mpi.policies.kernel import compiled, parts_of
+from trpo_mpi.policies.kernel import compiled, parts_of, stacked
 from trpo_mpi.policies.policy import Policy
 
 
@@ -127,20 +127,20 @@ class PolicyKernels:
     ) -> tuple[np.ndarray, list[tf.Tensor]]:
         """Objective's gradient and entropy, summed over time: (E, P + 1), and parameters."""
         results = [self._gradients(theta, *part) for part in data]
-        return _stacked([rows for rows, _ in results]), [old for _, old in results]
+        return stacked([rows for rows, _ in results]), [old for _, old in results]
 
     def fisher_product(
         self, theta: np.ndarray, vector: np.ndarray, data: list[list[tf.Tensor]]
     ) -> np.ndarray:
         """Fisher-vector product, summed over time: (E, P)."""
-        return _stacked([self._products(theta, vector, *part) for part in data])
+        return stacked([self._products(theta, vector, *part) for part in data])
 
     def losses(
         self, theta: np.ndarray, data: list[list[tf.Tensor]], old: list[tf.Tensor]
     ) -> np.ndarray:
         """Gain of the objective over the parameters `old`, and KL, summed over time: (E, 2)."""
         pairs = zip(data, old, strict=True)
-        return _stacked([self._all_losses(theta, *part, before) for part, before in pairs])
+        return stacked([self._all_losses(theta, *part, before) for part, before in pairs])
 
     def _copies(self, flat: tf.Tensor) -> tf.Tensor:
         return tf.tile(flat[None], [self._columns, 1])
@@ -190,10 +190,6 @@ class PolicyKernels:
 
     def _flatten(self, gradients: list[tf.Tensor]) -> tf.Tensor:
         return tf.concat([tf.reshape(g, (self._columns, -1)) for g in gradients], 1)
-
-
-def _stacked(rows: list[tf.Tensor]) -> np.ndarray:
-    return np.concatenate(rows) if len(rows) > 1 else np.asarray(rows[0])
 
 
 def trpo_step(

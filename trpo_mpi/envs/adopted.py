@@ -6,7 +6,7 @@ import gymnasium as gym
 import numpy as np
 from gymnasium.vector import AutoresetMode
 
-from trpo_mpi.envs.spaces import as_kept, flat_rows, flat_type, flattener
+from trpo_mpi.envs.spaces import flat_rows, flat_type, flattener
 from trpo_mpi.envs.vector import check_finite
 from trpo_mpi.errors import EnvironmentFault, UsageError
 
@@ -80,7 +80,7 @@ class AdoptedEnvs(gym.vector.VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
         if "final_obs" not in info:
             raise EnvironmentFault("a SAME_STEP vector environment gives no info['final_obs']")
         flat = self._flatten(_part(info["final_obs"], place))
-        return as_kept(self.single_observation_space, flat)
+        return flat.astype(self._observations.dtype, copy=False)
 
     def _rows(self, observations: Any) -> np.ndarray:
         space = self.single_observation_space

@@ -43,9 +43,11 @@ class Spaces:
 def flattener(space: gym.Space[Any]) -> Callable[[Any], np.ndarray]:
     """A function from an observation of `space` to a flat vector, (D,).
 
-    A Box keeps its numbers; of Discrete and MultiDiscrete come one-hot vectors; the parts of Dict
-    and Tuple stand one behind the other.
+    A Box keeps its numbers, and one of bytes refuses others (`ValueError`); of Discrete and
+    MultiDiscrete come one-hot vectors; the parts of Dict and Tuple stand one behind the other.
     """
+    if flat_type(space) == np.uint8:
+        return lambda observation: _bytes(observation).ravel()
     if isinstance(space, gym.spaces.Box):
         return np.ravel
 
@@ -60,11 +62,11 @@ def flat_type(space: gym.Space[Any]) -> type[np.generic]:
     return np.uint8 if isinstance(space, gym.spaces.Box) and space.dtype == np.uint8 else np.float64
 
 
-def as_kept(space: gym.Space[Any], flat: np.ndarray) -> np.ndarray:
-    """Flat observations in `flat_type`. Raises `ValueError` where that would change them."""
-    kind = flat_type(space)
-    kept = flat.astype(kind, copy=False)
-    if kind == np.uint8 and kept is not flat and not np.array_equal(kept, flat):
+def _bytes(observations: Any) -> np.ndarray:
+    """As uint8. Raises `ValueError` where that would change them."""
+    given = np.asarray(observations)
+    kept = given.astype(np.uint8, copy=False)
+    if kept is not given and not np.array_equal(kept, given):
         raise ValueError("its numbers are no bytes")
     return kept
 
@@ -77,11 +79,11 @@ def flat_rows(space: gym.Space[Any], observations: Any) -> tuple[np.ndarray, boo
     """
     try:
         if isinstance(space, gym.spaces.Box) and np.shape(observations)[1:] == space.shape:
-            rows = np.asarray(observations).reshape(len(observations), -1)
-            return as_kept(space, rows), False
+            kept = _bytes if flat_type(space) == np.uint8 else np.asarray
+            return kept(observations).reshape(len(observations), -1), False
         flatten, number = flattener(space), _length(space, observations)
         if number is None:
-            return as_kept(space, flatten(observations)[None]), True
+            return flatten(observations)[None], True
         batch = gym.vector.utils.batch_space(space, number)
         return np.stack(
             [flatten(one) for one in gym.vector.utils.iterate(batch, observations)]

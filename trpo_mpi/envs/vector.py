@@ -8,7 +8,7 @@ import gymnasium as gym
 import numpy as np
 
 from trpo_mpi.envs.capture import UnknownStateError, capture, restore
-from trpo_mpi.envs.spaces import as_kept, flat_type, flattener
+from trpo_mpi.envs.spaces import flat_type, flattener
 from trpo_mpi.envs.watchdog import Watchdog
 from trpo_mpi.errors import EnvironmentFault
 
@@ -74,7 +74,7 @@ class ColumnEnvs(gym.vector.VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
 
     def _flat(self, observation: Any, place: int) -> np.ndarray:
         try:
-            flat = as_kept(self.single_observation_space, self._flatten(observation))
+            flat = self._flatten(observation)
         except (ValueError, LookupError, TypeError, AttributeError) as error:
             raise EnvironmentFault(
                 f"an observation is not of the observation space {self.single_observation_space} "

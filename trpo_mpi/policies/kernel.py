@@ -1,6 +1,6 @@
 """TensorFlow functions of fixed shapes, called as cheaply as TensorFlow can be called."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -52,14 +52,6 @@ def parts_of(columns: int, *arrays: np.ndarray) -> list[list[tf.Tensor]]:
     ]
 
 
-def rows_by_graph(
-    layers: Callable[..., tf.Tensor],
-    graphs: dict[tuple[int, ...], Callable[..., Any]],
-    weights: Sequence[tf.Tensor],
-    x: np.ndarray,
-) -> np.ndarray:
-    """What `layers` of one column, (1, n, D), give for (n, D) rows; `graphs` keeps the traced."""
-    if x.shape not in graphs:
-        specs = [tf.TensorSpec(array.shape, array.dtype) for array in (x, *weights)]
-        graphs[x.shape] = compiled(lambda x, *w: layers(w, x[None])[0], *specs)
-    return np.asarray(graphs[x.shape](x, *weights))
+def stacked(rows: list[tf.Tensor]) -> np.ndarray:
+    """What the calls on `parts_of` gave, one behind the other."""
+    return np.concatenate(rows) if len(rows) > 1 else np.asarray(rows[0])

@@ -128,7 +128,35 @@ KERNELS = {
 fully connected layer behind them: `small` of Mnih et al. 2013, `nature` of Mnih et al. 2015."""
 
 
-class Cnn:
+class GraphPart:
+    """A part of a network that acts by TensorFlow, on one column at a time."""
+
+    def __init__(self) -> None:
+        self._graphs: dict[tuple[int, ...], Callable[..., Any]] = {}
+
+    def __call__(self, weights: Sequence[tf.Tensor], inputs: tf.Tensor) -> tf.Tensor:
+        """Flat observations of one column, (1, T, D), to features, (1, T, outputs)."""
+        raise NotImplementedError
+
+    def held(self, arrays: Sequence[np.ndarray]) -> Sequence[Any]:
+        """One set of arrays as `rows` takes it."""
+        import tensorflow as tf
+
+        return [tf.constant(array[None]) for array in arrays]
+
+    def rows(self, weights: Sequence[tf.Tensor], x: np.ndarray) -> np.ndarray:
+        """The same for (n, D) rows; traced anew for another n."""
+        import tensorflow as tf
+
+        from trpo_mpi.policies.kernel import compiled
+
+        if x.shape not in self._graphs:
+            specs = [tf.TensorSpec(array.shape, array.dtype) for array in (x, *weights)]
+            self._graphs[x.shape] = compiled(lambda x, *w: self(w, x[None])[0], *specs)
+        return np.asarray(self._graphs[x.shape](x, *weights))
+
+
+class Cnn(GraphPart):
     """Convolutions over an image, then one fully connected layer; ReLU behind each.
 
     Works on one column at a time.
@@ -141,6 +169,7 @@ class Cnn:
     """
 
     def __init__(self, shape: Sequence[int], kind: str, scale: float) -> None:
+        super().__init__()
         self._given = tuple(shape)
         if len(shape) == 2:
             self._given = (*self._given, 1)
@@ -161,7 +190,6 @@ class Cnn:
             sides = [(side - size) // stride + 1 for side in sides]
             self.shapes += [(size, size, channels, filters), (1, filters)]
             channels = filters
-        self._graphs: dict[tuple[int, ...], Callable[..., Any]] = {}
         self._flat = sides[0] * sides[1] * channels
         self.shapes += [(self._flat, self.outputs), (1, self.outputs)]
 
@@ -185,18 +213,6 @@ class Cnn:
             x = tf.nn.relu(tf.nn.bias_add(tf.nn.conv2d(x, filters, stride, "VALID"), bias))
         x = tf.matmul(tf.reshape(x, (1, -1, self._flat)), weights[-2])
         return tf.nn.relu(x + every_step(weights[-1], x))
-
-    def held(self, arrays: Sequence[np.ndarray]) -> Sequence[Any]:
-        """One set of arrays as `rows` takes it."""
-        import tensorflow as tf
-
-        return [tf.constant(array[None]) for array in arrays]
-
-    def rows(self, weights: Sequence[tf.Tensor], x: np.ndarray) -> np.ndarray:
-        """The same for (n, D) rows; traced anew for another n."""
-        from trpo_mpi.policies.kernel import rows_by_graph
-
-        return rows_by_graph(self, self._graphs, weights, x)
 
 
 def smallest(kind: str) -> int:
@@ -270,7 +286,7 @@ class Rows:
         if n == block:
             return self._forward(rows, carried)
         if n % block:
-            outputs, after = self(_padded(rows, block), _padded(carried, block))
+            outputs, after = self(padded_rows(rows, block), padded_rows(carried, block))
             return outputs[:n], after[:n]
         parts = [
             self._forward(rows[i : i + block], carried[i : i + block]) for i in range(0, n, block)
@@ -283,7 +299,10 @@ class Rows:
         return both
 
 
-def _padded(rows: np.ndarray, block: int) -> np.ndarray:
+def padded_rows(rows: np.ndarray, block: int) -> np.ndarray:
+    """With zeros behind, to a multiple of `block` rows."""
+    if len(rows) % block == 0:
+        return rows
     padded = np.zeros((-(-len(rows) // block) * block, rows.shape[1]), rows.dtype)
     padded[: len(rows)] = rows
     return padded

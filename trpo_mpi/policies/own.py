@@ -19,13 +19,14 @@ import importlib
 import inspect
 import random
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import cloudpickle
 import numpy as np
 
 from trpo_mpi.errors import UsageError
+from trpo_mpi.policies.networks import GraphPart
 
 if TYPE_CHECKING:
     import tensorflow as tf
@@ -108,7 +109,7 @@ def _first_line(error: Exception) -> str:
     return f"{type(error).__name__}: {text[0]}" if text else type(error).__name__
 
 
-class OwnEncoder:
+class OwnEncoder(GraphPart):
     """A network of the user's own as a part of a `Network`. Works on one column at a time.
 
     Args:
@@ -118,12 +119,12 @@ class OwnEncoder:
     """
 
     def __init__(self, name: str, shape: Sequence[int], scale: float) -> None:
+        super().__init__()
         self._name, self._shape, self._scale = name, tuple(shape), scale
         self._network = find_network(name)
         self._model = self._build(0)
         (self.outputs,) = self._model.outputs[0].shape[1:]
         self.shapes = [tuple(v.shape) for v in self._model.trainable_variables]
-        self._graphs: dict[tuple[int, ...], Callable[..., Any]] = {}
 
     def _build(self, seed: int) -> Any:
         """A Keras model with parameters of its own, begun from `seed`."""
@@ -170,15 +171,3 @@ class OwnEncoder:
         x = tf.reshape(tf.cast(inputs, kind), (-1, *self._shape)) * self._scale
         features, _ = self._model.stateless_call(arrays, [], x)
         return features[None]
-
-    def held(self, arrays: Sequence[np.ndarray]) -> Sequence[Any]:
-        """One set of arrays as `rows` takes it."""
-        import tensorflow as tf
-
-        return [tf.constant(array[None]) for array in arrays]
-
-    def rows(self, weights: Sequence[tf.Tensor], x: np.ndarray) -> np.ndarray:
-        """The same for (n, D) rows; traced anew for another n."""
-        from trpo_mpi.policies.kernel import rows_by_graph
-
-        return rows_by_graph(self, self._graphs, weights, x)
