@@ -9,8 +9,9 @@ import tensorflow as tf
 from toy_policies import flat_box, mlp_critic, mlp_policy, mode, sample
 
 from trpo_mpi.errors import UsageError
+from trpo_mpi.policies.convolutions import Cnn, smallest
 from trpo_mpi.policies.distributions import DiagonalGaussian
-from trpo_mpi.policies.networks import BLOCK, Cnn, Mlp, Network, safe_block, smallest
+from trpo_mpi.policies.networks import BLOCK, Mlp, Network, safe_block
 from trpo_mpi.policies.policy import POLICIES, Architecture, Policy
 from trpo_mpi.policies.recurrent import Lstm
 

@@ -119,8 +119,9 @@ def test_fisher_product_is_the_hessian_of_mean_kl(space: gym.Space[Any], valid: 
     hessian = outer.jacobian(gradient, new).numpy()
     np.testing.assert_allclose(gradient, 0, atol=1e-12)
     kernels = make_kernels(policy)
-    data = kernels.fisher_data(batch)
-    rows = [kernels.fisher_product(theta, v, data) for v in np.eye(len(theta), dtype="f")]
+    data = kernels.fisher_data(theta, batch)
+    eye = np.eye(len(theta), dtype="f")
+    rows = [np.concatenate(kernels.fisher_product(theta, v, data)) for v in eye]
     products = np.sum(rows, axis=1, dtype=np.float64) / batch.timesteps
     assert np.abs(hessian).max() > 0.05
     np.testing.assert_allclose(products, hessian, atol=2e-6)
@@ -139,9 +140,9 @@ def test_fisher_product_of_every_policy(kind: str) -> None:
     ]
     old = parameters(policy, at, batch)
     kernels = make_kernels(policy)
-    data = kernels.fisher_data(batch)
+    data = kernels.fisher_data(theta, batch)
     for v, change in zip(directions, changes, strict=True):
-        product = kernels.fisher_product(theta, v, data).sum(0, dtype=np.float64)
+        product = np.concatenate(kernels.fisher_product(theta, v, data)).sum(0, dtype=np.float64)
         pulled = policy.distribution.fisher_product(old, change) * batch.mask[:, :, None]
         expected = [float(tf.reduce_sum(other * pulled)) for other in changes]
         np.testing.assert_allclose(
@@ -155,7 +156,8 @@ def test_gradient_of_every_policy(kind: str) -> None:
     policy, theta = make_policy(BOX, kind)
     batch = make_batch(policy, 5)
     kernels = make_kernels(policy, entcoeff=0.3)
-    rows, _ = kernels.gradient(theta, kernels.data(batch))
+    parts, _ = kernels.gradient(theta, kernels.data(batch))
+    rows = np.concatenate(parts)
     old = parameters(policy, theta, batch)
 
     def objective(flat: np.ndarray) -> float:
@@ -179,7 +181,8 @@ def test_gradient_is_that_of_the_objective(space: gym.Space[Any]) -> None:
     batch = make_batch(policy, 5)
     kernels = make_kernels(policy, entcoeff=0.3)
     data = kernels.data(batch)
-    rows, old = kernels.gradient(theta, data)
+    parts, old = kernels.gradient(theta, data)
+    rows = np.concatenate(parts)
     gradient, entropy = rows.sum(0)[:-1], rows.sum(0)[-1]
     counted = policy.distribution.entropy(old[0]).numpy()[batch.mask > 0]
     np.testing.assert_allclose(entropy, counted.sum(), rtol=1e-5)
@@ -188,7 +191,7 @@ def test_gradient_is_that_of_the_objective(space: gym.Space[Any]) -> None:
         for sign in (1, -1):
             moved = theta.copy()
             moved[i] += sign * 0.01
-            gains.append(kernels.losses(moved, data, old)[:, 0].sum())
+            gains.append(np.concatenate(kernels.losses(moved, data, old))[:, 0].sum())
         np.testing.assert_allclose((gains[0] - gains[1]) / 0.02, gradient[i], atol=5e-3)
 
 
@@ -242,14 +245,15 @@ def test_a_columns_rows_have_the_same_bits_alone(
         batch = PolicyBatch(*mine, own * steps, np.arange(steps), own * steps)
         kernels = PolicyKernels(policy, own, steps, steps, 0.01)
         gradient, old = kernels.gradient(theta, kernels.data(batch))
-        product = kernels.fisher_product(theta, vector, kernels.fisher_data(batch))
+        product = kernels.fisher_product(theta, vector, kernels.fisher_data(theta, batch))
         losses = kernels.losses(theta + vector, kernels.data(batch), old)
         critic = Critic(network, phi, own, steps, 16)
         remembered = memory[columns]
         parts = parts_of(critic._columns, seen, remembered, numbers[columns])
         fit = critic._gradients(parts, chosen, others[4][:, :16])
         flat = (x.reshape(own * steps, -1) for x in (seen, remembered))
-        return [gradient, product, losses, fit, critic.values(*flat).reshape(own, steps)]
+        sums = [np.concatenate(parts) for parts in (gradient, product, losses, fit)]
+        return [*sums, critic.values(*flat).reshape(own, steps)]
 
     together = rows(slice(None))
     some_columns = [slice(0, 1), slice(15, 16), slice(2, 4), slice(3, 8), slice(1, 14)]
@@ -362,8 +366,8 @@ def test_fisher_rows_are_the_time_steps_used() -> None:
     new, _ = trpo_step(theta, two, few, comm, REGION)
     kernels = make_kernels(policy)
     repeated = replace(batch, observations=np.tile(batch.observations[:, [1, 6]], (1, 4, 1)))
-    repeated_data = kernels.fisher_data(repeated)
-    kernels.fisher_data = lambda _: repeated_data
+    repeated_data = kernels.fisher_data(theta, repeated)
+    kernels.fisher_data = lambda *_: repeated_data
     expected, _ = trpo_step(theta, batch, kernels, comm, REGION)
     np.testing.assert_allclose(new, expected, atol=1e-4)
     assert np.abs(new - take_step(policy, theta, batch)[0]).max() > 1e-3
@@ -420,7 +424,7 @@ def test_failed_step_restores_every_bit(gain: float, kl: float) -> None:
     before = theta.tobytes()
     kernels = make_kernels(policy)
     true = kernels.losses
-    kernels.losses = lambda *args: true(*args) * np.array([gain, kl], np.float32)
+    kernels.losses = lambda *args: [x * np.array([gain, kl], "f") for x in true(*args)]
     comm = Communicator(None, COLUMNS)
     new, step = trpo_step(theta, make_batch(policy), kernels, comm, REGION)
     assert new is theta

@@ -10,7 +10,7 @@ import math
 import typing
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from trpo_mpi.errors import UsageError
 
@@ -28,8 +28,17 @@ NotNegative = Annotated[float, Range("a number of 0 or more", lambda x: x >= 0)]
 Fraction = Annotated[float, Range("a number above 0 and up to 1", lambda x: 0 < x <= 1)]
 Discount = Annotated[float, Range("a number from 0 to 1", lambda x: 0 <= x <= 1)]
 Shrink = Annotated[float, Range("a number above 0 and below 1", lambda x: 0 < x < 1)]
+Chance = Annotated[float, Range("a number from 0 and below 1", lambda x: 0 <= x < 1)]
 Count = Annotated[int, Range("a whole number of 1 or more", lambda x: x >= 1)]
 Natural = Annotated[int, Range("a whole number of 0 or more", lambda x: x >= 0)]
+Policies = Literal[
+    "MlpPolicy",
+    "MlpLstmPolicy",
+    "MlpLnLstmPolicy",
+    "CnnPolicy",
+    "CnnLstmPolicy",
+    "CnnLnLstmPolicy",
+]
 
 
 @dataclass(frozen=True)
@@ -46,14 +55,7 @@ class Config:
     """Length of the run, in time steps of all environments together."""
     seed: Natural = 0
     """Seed of everything random in the run."""
-    policy: Literal[
-        "MlpPolicy",
-        "MlpLstmPolicy",
-        "MlpLnLstmPolicy",
-        "CnnPolicy",
-        "CnnLstmPolicy",
-        "CnnLnLstmPolicy",
-    ] = "MlpPolicy"
+    policy: Policies = "MlpPolicy"
     """Kind of policy: fully connected layers or a convolutional network for images; with Lstm it
     has a memory, LnLstm one with layer normalisation."""
     network: str | None = None
@@ -117,6 +119,8 @@ class Config:
     policies never do."""
     normalize_returns: bool = True
     """Scale rewards by the running deviation of the discounted return over all ranks."""
+    clip_rewards: bool = False
+    """Learn from the sign of each reward alone; what is reported stays the raw return."""
 
     # When to stop, beside --num-timesteps: the first reached ends the run.
     max_iterations: Count | None = None
@@ -155,12 +159,93 @@ class Config:
     check: bool = False
     """Print ranks, batch, speed and exit: a batch script's dry run."""
 
+    command: ClassVar[str] = "run_mujoco"
+    """The module that these are the settings of."""
+    batch_default: ClassVar[int] = 2048
+    """About how many time steps a batch has where it is not said."""
+
+    @property
+    def atari(self) -> "Atari | None":
+        """What stands between an Atari game and the policy; None for other environments."""
+        return None
+
     def validate(self) -> None:
         """Raise `UsageError` for the first field whose value is outside its range."""
         check_ranges(self)
         if self.gpu not in ("-1", "auto") and not self.gpu.isdecimal():
             raise UsageError(f"--gpu is {self.gpu!r}; it must be -1, auto or a device's number")
 
+
+@dataclass(frozen=True)
+class Atari:
+    """What stands between an Atari game and the policy (Mnih et al. 2015)."""
+
+    frame_skip: Count = 4
+    """Atari: frames that an action lasts; so many are one time step."""
+    max_pool: bool = True
+    """Atari: show the brighter of a time step's last two frames, since games flicker."""
+    noop_max: Natural = 30
+    """Atari: most no-ops at the start of a game, in frames; their number is random."""
+    fire_reset: bool = True
+    """Atari: press FIRE where a game, or a life in it, waits for that."""
+    episodic_life: bool = True
+    """Atari: a lost life ends an episode for the learner; what is reported stays whole games."""
+    screen_size: Count = 84
+    """Atari: height and width of the picture, in pixels."""
+    grayscale: bool = True
+    """Atari: show brightness and no colours."""
+    frame_stack: Count = 4
+    """Atari: pictures, of as many time steps, that make an observation."""
+    sticky_actions: Chance | None = None
+    """Atari: probability, in each frame, that the last action is repeated. [default: the id's own,
+    0.25 for ALE/Pong-v5 and 0 for PongNoFrameskip-v4]"""
+    max_frames: Count = 108_000
+    """Atari: frames after which a game is cut off; the default is half an hour of play."""
+
+
+@dataclass(frozen=True)
+class AtariConfig(Atari, Config):
+    """Train a policy on an Atari game by TRPO. Under mpirun or srun the ranks share one run.
+
+    The number of ranks changes the speed and nothing else: `--num-envs` and
+    `--timesteps-per-batch` count over all ranks together.
+    """
+
+    env: str = "PongNoFrameskip-v4"
+    """Game: any id of ale-py's, as PongNoFrameskip-v4 or ALE/Pong-v5."""
+    num_timesteps: Count = 10_000_000
+    """Length of the run, in time steps of all environments together; four frames each."""
+    policy: Policies = "CnnPolicy"
+    """Kind of policy: a convolutional network, or fully connected layers; with Lstm it has a
+    memory, LnLstm one with layer normalisation."""
+    timesteps_per_batch: Count | None = None
+    """Time steps an iteration, over all environments. [default: 4096, or the nearest
+    that the environments divide]"""
+    gamma: Discount = 0.99
+    """Discount of a reward one time step later."""
+    vf_iters: Natural = 4
+    """Critic: passes over the batch in each iteration."""
+    vf_batch: Count = 1024
+    """Critic: time steps a minibatch, over all environments."""
+    vf_stepsize: Positive = 5e-4
+    """Critic: Adam's first step size."""
+    fisher_fraction: Fraction = 0.2
+    """Share of the batch's time steps that Fisher-vector products use."""
+    clip_rewards: bool = True
+    """Learn from the sign of each reward alone; what is reported stays the raw return."""
+
+    command: ClassVar[str] = "run_atari"
+    batch_default: ClassVar[int] = 4096
+
+    @property
+    def atari(self) -> Atari:
+        """What stands between the game and the policy."""
+        names = (field.name for field in dataclasses.fields(Atari))
+        return Atari(**{name: getattr(self, name) for name in names})
+
+
+CONFIGS = {config.command: config for config in (Config, AtariConfig)}
+"""The settings of the training commands, by their names."""
 
 NOT_THE_RESULT = frozenset(
     "outdir resume allow_changes checkpoint_every env_timeout drift_check_every render gpu check "
@@ -226,7 +311,7 @@ def batch_grid(config: Config, ranks: int) -> Grid:
             f"--num-envs {envs} leaves some of {ranks} ranks without an environment; "
             f"use --num-envs {ranks} or more, or start {envs} ranks"
         )
-    batch = config.timesteps_per_batch or envs * max(1, round(2048 / envs))
+    batch = config.timesteps_per_batch or envs * max(1, round(config.batch_default / envs))
     if batch % envs:
         below, above = batch // envs * envs, -(-batch // envs) * envs
         nearest = f"{below} or {above}" if below else f"{above}"

@@ -74,7 +74,7 @@ def main() -> int:
         tensorflow_setup.set_up("-1", 0)
     if model.architecture.network is not None:
         comm.on_root(lambda: model.check_network(f"DIR {settings.run}"))
-    env = comm.everywhere(lambda: make_env(model.env))
+    env = comm.everywhere(lambda: make_env(model.env, atari=model.atari))
     results = evaluate(settings, model, env, comm)
     if comm.is_root:
         print(table(settings, model.env, results), flush=True)
@@ -93,7 +93,7 @@ def _load(run: str, which: str, network: str | None) -> Model:
     if own is not None:
         model.architecture = replace(model.architecture, network=network)
     try:
-        spaces = check_env(model.env)
+        spaces = check_env(model.env, atari=model.atari)
     except UsageError as error:
         reason = str(error).removeprefix("--env ")
         raise UsageError(f"DIR {run} needs an environment: {reason}") from None
@@ -146,8 +146,8 @@ def play_episode(
 ) -> tuple[float, int]:
     """Undiscounted raw return, and length in time steps, of episode `number`.
 
-    It ends where the environment says so, by a time limit or truly. Raises `EnvironmentFault`
-    where an observation or reward is not finite.
+    It ends where the environment says so, by a time limit or truly, and where episodes are only
+    lives, with the game. Raises `EnvironmentFault` where an observation or reward is not finite.
     """
     start, noise = stream(seed, EPISODE, number).spawn(2)
     generator = np.random.default_rng(noise)
@@ -157,12 +157,16 @@ def play_episode(
     flatten = flattener(env.observation_space)
     flat = _finite(flatten(first), total, number, length)
     while not ended:
-        observation, reward, terminated, truncated, _ = env.step(act(flat, generator))
+        observation, reward, terminated, truncated, info = env.step(act(flat, generator))
         total += float(reward)
         length += 1
         flat = _finite(flatten(observation), total, number, length)
         ended = terminated or truncated
-    return total, length
+        game = info.get("game", (total, length))
+        if ended and game is None:
+            flat, ended = flatten(env.reset()[0]), False
+            act.begin()
+    return game
 
 
 def _finite(observation: np.ndarray, total: float, number: int, step: int) -> np.ndarray:

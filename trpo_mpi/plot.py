@@ -19,7 +19,7 @@ import numpy as np
 from tyro.conf import Positional, arg
 
 from trpo_mpi.command_line import parse
-from trpo_mpi.config import NOT_THE_RESULT, Config, batch_grid
+from trpo_mpi.config import CONFIGS, NOT_THE_RESULT, Config, batch_grid
 from trpo_mpi.errors import UsageError
 from trpo_mpi.parallel import startup
 from trpo_mpi.run_directory.archive import whole_file
@@ -116,9 +116,10 @@ def read_run(directory: str) -> Run:
 
 def _settings(record: dict[str, Any]) -> dict[str, Any]:
     """All settings of a run, those included that its start or an earlier version left open."""
-    settings = dataclasses.asdict(Config()) | dict(record["settings"])
+    kind = CONFIGS[record.get("module", Config.command)]
+    settings = dataclasses.asdict(kind()) | dict(record["settings"])
     batch = {name: settings[name] for name in ("num_envs", "timesteps_per_batch")}
-    grid = batch_grid(Config(**batch), int(record.get("ranks", 1)))
+    grid = batch_grid(kind(**batch), int(record.get("ranks", 1)))
     filled = {"num_envs": grid.num_envs, "timesteps_per_batch": grid.timesteps}
     return settings | filled | {"env": str(settings["env"])}
 

@@ -53,7 +53,8 @@ class Batch:
     cut_states: list[np.ndarray] = field(default_factory=list)
     """And what the policy carried before it saw that: (S,)."""
     episodes: list[tuple[float, ...]] = field(default_factory=list)
-    """A row (step, column, return, length) for each episode that finished, in that order."""
+    """A row (step, column, return, length) for each episode that finished, in that order; of
+    environments whose episodes are lives, for each game."""
 
     @property
     def ended(self) -> np.ndarray:
@@ -149,7 +150,7 @@ class Sampler:
                 self._lengths[info["reset"]] = 0
                 self._states[info["reset"]] = 0.0
             if "final_obs" in info:
-                self._finish_episodes(batch, t, info["final_obs"])
+                self._finish_episodes(batch, t, info["final_obs"], info.get("games", {}))
         for i in np.flatnonzero(~batch.ended[:, -1]):
             self._cut(batch, int(i), horizon - 1, self._observations[i])
         return batch
@@ -159,10 +160,17 @@ class Sampler:
         batch.cut_observations.append(observation)
         batch.cut_states.append(self._states[place].copy())
 
-    def _finish_episodes(self, batch: Batch, t: int, final: dict[int, np.ndarray]) -> None:
+    def _finish_episodes(
+        self,
+        batch: Batch,
+        t: int,
+        final: dict[int, np.ndarray],
+        games: dict[int, tuple[float, int] | None],
+    ) -> None:
         for i, observation in final.items():
-            column = self._envs.columns[i]
-            batch.episodes.append((t, column, self._returns[i], float(self._lengths[i])))
+            game = games.get(i, (self._returns[i], self._lengths[i]))
+            if game is not None:
+                batch.episodes.append((t, self._envs.columns[i], game[0], float(game[1])))
             # An environment may report both at once; the true end decides.
             if not batch.terminated[i, t]:
                 self._cut(batch, i, t, observation)

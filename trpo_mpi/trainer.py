@@ -31,7 +31,7 @@ from trpo_mpi.envs.spaces import Spaces
 from trpo_mpi.envs.vector import ColumnEnvs
 from trpo_mpi.normalization import ObservationNormalizer, column_moments, pool
 from trpo_mpi.parallel.communicator import Communicator
-from trpo_mpi.policies.networks import BLOCK, safe_block
+from trpo_mpi.policies.networks import safe_block
 from trpo_mpi.policies.policy import Actor, Architecture, ValueNetwork
 from trpo_mpi.rollout import Batch, Sampler
 from trpo_mpi.run_directory.model_file import Model, initial
@@ -78,6 +78,7 @@ class Trainer:
         self.policy = self.architecture.make_policy(spaces.observation, spaces.action)
         start = start or initial(config, spaces)
         self.theta = start.theta
+        self._atari = config.atari or start.atari
         self.normalizer, self.return_moments = start.normalizer, start.return_moments
         network = ValueNetwork(self.policy, spaces.observation, self.architecture)
         rows = max(1, min(grid.horizon, config.vf_batch // grid.num_envs))
@@ -91,7 +92,7 @@ class Trainer:
         self._discounted = np.zeros(own)
         self._block = safe_block(self.policy, self.theta)
         blocks = comm.gather_columns(np.full((own, 1), self._block))
-        self.exact_rows = bool((blocks == BLOCK).all())
+        self.exact_rows = bool((blocks > 1).all())
         """Whether every rank may act in blocks of rows; see `Rows`."""
         self.counters = Counters()
         self.schedule_timesteps = config.num_timesteps
@@ -146,10 +147,11 @@ class Trainer:
         batch = self._sampler.collect(actor, self.normalizer, horizon)
         sample_seconds = clock.lap()
 
-        values, advantages = self._advantages(batch, actor)
+        rewards = np.sign(batch.rewards) if config.clip_rewards else batch.rewards
+        values, advantages = self._advantages(batch, rewards, actor)
         targets = advantages + values
         discounted, self._discounted = discounted_returns(
-            batch.rewards, batch.ended, self._discounted, config.gamma
+            rewards, batch.ended, self._discounted, config.gamma
         )
         series = np.stack([advantages, targets, targets - values, discounted], axis=2)
         parts = [*column_moments(series, batch.mask)]
@@ -216,9 +218,11 @@ class Trainer:
             return 1.0
         return 1 / float(self.return_moments.deviation[0])
 
-    def _advantages(self, batch: Batch, actor: Actor) -> tuple[np.ndarray, np.ndarray]:
-        """V(s_t) and GAE advantages, (E, T) each, of the scaled rewards."""
-        columns, horizon = batch.rewards.shape
+    def _advantages(
+        self, batch: Batch, rewards: np.ndarray, actor: Actor
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """V(s_t) and GAE advantages, (E, T) each, of `rewards` (E, T), which are scaled here."""
+        columns, horizon = rewards.shape
         seen = [_pad(x, self._padded) for x in (batch.observations, batch.memory)]
         flat = [x.reshape(columns * self._padded, x.shape[2]) for x in seen]
         values = self.critic.values(*flat).reshape(columns, self._padded)[:, :horizon]
@@ -229,7 +233,7 @@ class Trainer:
             after = self.critic.values(cut, actor.memory(cut, np.stack(batch.cut_states)))
             for (column, step), value in zip(batch.cuts, after, strict=True):
                 next_values[column, step] = value
-        rewards = batch.rewards * self._reward_scale()
+        rewards = rewards * self._reward_scale()
         ends = (batch.terminated, batch.ended)
         return values, gae(rewards, values, next_values, *ends, self.config.gamma, self.config.lam)
 
@@ -373,6 +377,7 @@ class Trainer:
             normalizer=ObservationNormalizer(moments and copy.copy(moments), self.normalizer.kind),
             return_moments=returns and copy.copy(returns),
             adam={"steps": adam.steps, "m": adam.m, "v": adam.v},
+            atari=self._atari,
         )
 
     def state(self) -> dict[str, Any]:

@@ -15,7 +15,7 @@ import numpy as np
 
 from trpo_mpi import display, tensorflow_setup
 from trpo_mpi.command_line import parse
-from trpo_mpi.config import Config, batch_grid
+from trpo_mpi.config import CONFIGS, Config, batch_grid
 from trpo_mpi.envs.capture import find_fault
 from trpo_mpi.envs.make import check_env, make_env, quiet_gymnasium
 from trpo_mpi.envs.spaces import Spaces
@@ -39,12 +39,13 @@ if TYPE_CHECKING:
 def main(module: str) -> int:
     """Train as the command line of `python -m trpo_mpi.<module>` says; gives the exit code."""
     asked = StopRequest()
-    config = parse(Config, module)
+    kind = CONFIGS[module]
+    config = parse(kind, module)
     config.validate()
     comm = startup.connect()
     found = comm.on_root(lambda: _find(config))
     if found is not None:
-        config = parse(Config, module, default=found.defaults())
+        config = parse(kind, module, default=found.defaults())
         config.validate()
         found.check(config)
     grid = batch_grid(config, comm.size)
@@ -98,15 +99,22 @@ def _find(config: Config) -> Checkpoint | None:
     found = checkpoint.newest(path)
     if found is None and config.resume != "auto":
         raise UsageError(f"--resume {config.resume}: there is no whole checkpoint in {path}")
+    if found is not None and found.settings.command != config.command:
+        raise UsageError(
+            f"--resume {config.resume}: {path} holds a run of {found.settings.command}; "
+            f"use python -m trpo_mpi.{found.settings.command}"
+        )
     return found
 
 
 def _try_env(config: Config, watchdog: Watchdog) -> tuple[Spaces, str | None]:
     """Spaces of the environment, and why its state can't be carried over, if so; on rank 0."""
-    spaces = check_env(config.env, config.render)
+    spaces = check_env(config.env, config.render, config.atari)
     quiet_gymnasium()  # it has said, once, what there is to say of this environment
     try:
-        return spaces, find_fault(lambda: make_env(config.env), lambda: watchdog.watch(0, 0))
+        return spaces, find_fault(
+            lambda: make_env(config.env, atari=config.atari), lambda: watchdog.watch(0, 0)
+        )
     finally:
         watchdog.idle()
 
@@ -120,7 +128,8 @@ def _try_policy(config: Config, spaces: Spaces, given: Model | None, source: str
 
 def _make_envs(config: Config, comm: Communicator, carry: bool, watchdog: Watchdog) -> ColumnEnvs:
     def make(column: int) -> gym.Env[Any, Any]:
-        return make_env(config.env, "human" if config.render and column == 0 else None)
+        mode = "human" if config.render and column == 0 else None
+        return make_env(config.env, mode, config.atari)
 
     makers = [partial(make, column) for column in comm.columns]
     return ColumnEnvs(makers, comm.columns, carry, watchdog)

@@ -10,7 +10,7 @@ import numpy as np
 import tensorflow as tf
 
 from trpo_mpi.parallel.communicator import Communicator
-from trpo_mpi.policies.kernel import compiled, parts_of, stacked
+from trpo_mpi.policies.kernel import Graph, parts_of
 from trpo_mpi.policies.networks import padded_rows
 from trpo_mpi.policies.policy import ValueNetwork
 
@@ -64,10 +64,10 @@ class Critic:
         targets = tf.TensorSpec([columns, steps], tf.float32)
         chosen = tf.TensorSpec([self._padded_rows], tf.int32)
         weight = tf.TensorSpec([columns, self._padded_rows], tf.float32)
-        self._gradient_kernel = compiled(
+        self._gradient_kernel = Graph(
             self._gradient, flat, *seen(columns, steps), targets, chosen, weight
         )
-        self._values_kernel = compiled(self._values, flat, *seen(None))
+        self._values_kernel = Graph(self._values, flat, *seen(None))
 
     def _values(self, phi: tf.Tensor, observations: tf.Tensor, memory: tf.Tensor) -> tf.Tensor:
         return self._network(self._network.weights(phi[None]), observations[None], memory[None])[0]
@@ -127,16 +127,15 @@ class Critic:
                 chosen = np.zeros(self._padded_rows, np.int32)
                 weight = np.zeros((len(own), self._padded_rows), np.float32)
                 chosen[: len(rows)], weight[:, : len(rows)] = rows, own[:, rows]
-                total = comm.sum_columns("critic gradient", self._gradients(data, chosen, weight))
+                total = comm.sum_columns("critic gradient", *self._gradients(data, chosen, weight))
                 mean = (total / max(1, mask[:, rows].sum())).astype(np.float32)
                 self.phi = self.adam.update(self.phi, mean, stepsize)
 
     def _gradients(
         self, data: list[list[tf.Tensor]], chosen: np.ndarray, weight: np.ndarray
-    ) -> np.ndarray:
+    ) -> list[np.ndarray]:
         n = self._columns
-        rows = [
-            self._gradient_kernel(self.phi, *part, chosen, weight[i * n : (i + 1) * n])
+        return [
+            self._gradient_kernel(self.phi, *part, chosen, weight[i * n : (i + 1) * n]).numpy()
             for i, part in enumerate(data)
         ]
-        return stacked(rows)

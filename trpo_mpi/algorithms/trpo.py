@@ -18,7 +18,7 @@ import tensorflow as tf
 from trpo_mpi.algorithms.conjugate_gradient import conjugate_gradient
 from trpo_mpi.algorithms.line_search import Trial, line_search
 from trpo_mpi.parallel.communicator import Communicator
-from trpo_mpi.policies.kernel import compiled, parts_of, stacked
+from trpo_mpi.policies.kernel import Graph, parts_of
 from trpo_mpi.policies.policy import Policy
 
 
@@ -77,9 +77,10 @@ class PolicyStep:
 class PolicyKernels:
     """The step's derivatives as `tf.function`s of fixed shapes.
 
-    Each gives a row a column. The parameters are copied for every column, so that a column's
-    derivative is taken by its own copy, in one batched product with those of the others. Policies
-    with convolutions or a network of one's own are worked through a column at a time.
+    Each gives a row a column, in arrays of as many columns as are worked on at a time. The
+    parameters are copied for every column, so that a column's derivative is taken by its own copy,
+    in one batched product with those of the others. Policies with convolutions or a network of
+    one's own are worked through a column at a time.
     """
 
     def __init__(
@@ -104,11 +105,12 @@ class PolicyKernels:
         actions = tf.TensorSpec(shape, distribution.action_type)
         data = [*seen(steps), actions, numbers(steps), numbers(steps)]
         old = numbers(steps, distribution.num_parameters)
-        self._gradients = compiled(self._gradient, flat, *data)
-        self._products = compiled(
-            self._fisher_product, flat, flat, *seen(fisher_steps), numbers(fisher_steps)
-        )
-        self._all_losses = compiled(self._losses, flat, *data, old)
+        self._gradients = Graph(self._gradient, flat, *data)
+        observations, *rest = [*seen(fisher_steps), numbers(fisher_steps)]
+        self._known = Graph(self._linearised, flat, observations)
+        known = self._known.outputs
+        self._products = Graph(self._fisher_product, flat, flat, *rest, *known)
+        self._all_losses = Graph(self._losses, flat, *data, old)
 
     def data(self, batch: PolicyBatch) -> list[list[tf.Tensor]]:
         """What `gradient` and `losses` take of a batch."""
@@ -116,31 +118,32 @@ class PolicyKernels:
         seen = (batch.observations, batch.starts, batch.states[:, 0])
         return parts_of(self._columns, *seen, *arrays)
 
-    def fisher_data(self, batch: PolicyBatch) -> list[list[tf.Tensor]]:
-        """What `fisher_product` takes of a batch."""
+    def fisher_data(self, theta: np.ndarray, batch: PolicyBatch) -> list[list[tf.Tensor]]:
+        """What `fisher_product` takes of a batch, at these parameters."""
         rows = batch.fisher_rows
-        seen = (batch.observations[:, rows], batch.starts[:, rows], batch.states[:, rows[0]])
-        return parts_of(self._columns, *seen, batch.mask[:, rows])
+        rest = (batch.starts[:, rows], batch.states[:, rows[0]], batch.mask[:, rows])
+        parts = parts_of(self._columns, batch.observations[:, rows], *rest)
+        return [[*rest, *self._known(theta, observations)] for observations, *rest in parts]
 
     def gradient(
         self, theta: np.ndarray, data: list[list[tf.Tensor]]
-    ) -> tuple[np.ndarray, list[tf.Tensor]]:
+    ) -> tuple[list[np.ndarray], list[tf.Tensor]]:
         """Objective's gradient and entropy, summed over time: (E, P + 1), and parameters."""
         results = [self._gradients(theta, *part) for part in data]
-        return stacked([rows for rows, _ in results]), [old for _, old in results]
+        return [rows.numpy() for rows, _ in results], [old for _, old in results]
 
     def fisher_product(
         self, theta: np.ndarray, vector: np.ndarray, data: list[list[tf.Tensor]]
-    ) -> np.ndarray:
+    ) -> list[np.ndarray]:
         """Fisher-vector product, summed over time: (E, P)."""
-        return stacked([self._products(theta, vector, *part) for part in data])
+        return [self._products(theta, vector, *part).numpy() for part in data]
 
     def losses(
         self, theta: np.ndarray, data: list[list[tf.Tensor]], old: list[tf.Tensor]
-    ) -> np.ndarray:
+    ) -> list[np.ndarray]:
         """Gain of the objective over the parameters `old`, and KL, summed over time: (E, 2)."""
         pairs = zip(data, old, strict=True)
-        return stacked([self._all_losses(theta, *part, before) for part, before in pairs])
+        return [self._all_losses(theta, *part, before).numpy() for part, before in pairs]
 
     def _copies(self, flat: tf.Tensor) -> tf.Tensor:
         return tf.tile(flat[None], [self._columns, 1])
@@ -158,15 +161,16 @@ class PolicyKernels:
         gradient = self._flatten(tape.gradient(objective, weights))
         return tf.concat([gradient, tf.reduce_sum(entropy, 1)[:, None]], 1), parameters
 
-    def _fisher_product(self, theta, vector, observations, starts, state, mask):  # type: ignore[no-untyped-def]
+    def _linearised(self, theta, observations):  # type: ignore[no-untyped-def]
+        return tuple(self._policy.known(self._policy.weights(self._copies(theta)), observations))
+
+    def _fisher_product(self, theta, vector, starts, state, mask, *known):  # type: ignore[no-untyped-def]
         """Gauss-Newton: J' F J v, F the distribution's."""
         policy = self._policy
         weights, tangents = (policy.weights(self._copies(flat)) for flat in (theta, vector))
         with tf.GradientTape() as tape:
             tape.watch(weights)
-            parameters, tangent = policy.with_tangent(
-                weights, tangents, observations, starts, state
-            )
+            parameters, tangent = policy.with_tangent(weights, tangents, known, starts, state)
         cotangent = policy.distribution.fisher_product(parameters, tangent)
         return self._flatten(
             tape.gradient(parameters, weights, output_gradients=cotangent * mask[:, :, None])
@@ -207,14 +211,14 @@ def trpo_step(
     n = batch.timesteps
     data = kernels.data(batch)
     rows, old = kernels.gradient(theta, data)
-    total = comm.sum_columns("policy gradient", rows) / n
+    total = comm.sum_columns("policy gradient", *rows) / n
     g, entropy = total[:-1], float(total[-1])
 
-    fisher_data = kernels.fisher_data(batch)
+    fisher_data = kernels.fisher_data(theta, batch)
 
     def fisher_product(v: np.ndarray) -> np.ndarray:
         rows = kernels.fisher_product(theta, v.astype(np.float32), fisher_data)
-        total = comm.sum_columns("Fisher-vector product", rows)
+        total = comm.sum_columns("Fisher-vector product", *rows)
         return total / batch.fisher_timesteps + settings.cg_damping * v
 
     solution = conjugate_gradient(fisher_product, g, settings.cg_iters)
@@ -227,7 +231,7 @@ def trpo_step(
     def evaluate(candidate: np.ndarray) -> Trial:
         rows = kernels.losses(candidate, data, old)
         try:
-            gain, kl = comm.sum_columns("line search", rows) / n
+            gain, kl = comm.sum_columns("line search", *rows) / n
         except FloatingPointError:  # on all ranks alike: too long a step
             return Trial(-np.inf, np.inf)
         return Trial(float(gain), float(kl))

@@ -8,22 +8,30 @@ from typing import Any
 
 import gymnasium as gym
 
+from trpo_mpi.config import Atari, AtariConfig, Config
+from trpo_mpi.envs import atari as games
 from trpo_mpi.envs.spaces import Spaces
 from trpo_mpi.errors import UsageError
 
 
-def make_env(env_id: str, render_mode: str | None = None) -> gym.Env[Any, Any]:
-    """One environment.
+def make_env(
+    env_id: str, render_mode: str | None = None, atari: Atari | None = None
+) -> gym.Env[Any, Any]:
+    """One environment; with `atari`, a game of ale-py's.
 
-    Raises `UsageError` for an id that Gymnasium does not know, naming near ones, and for an
-    environment whose packages are missing.
+    Raises `UsageError` for an id that Gymnasium does not know, naming near ones, for a game where
+    none is wanted and the reverse, and for an environment whose packages are missing.
     """
     module, colon, name = env_id.rpartition(":")
     if not name or (colon and not module):
         raise UsageError(f"--env {env_id}: it must be ID or MODULE:ID")
+    if atari is not None and not games.is_atari(env_id):
+        raise UsageError(f"--env {env_id}: {_no_game(env_id)}")
     # An environment need not know of render modes: none is named unless it is wanted.
     mode: dict[str, Any] = {} if render_mode is None else {"render_mode": render_mode}
     try:
+        if atari is not None:
+            return games.make_atari(env_id, atari, render_mode)
         # The passive checker looks at the first step alone and costs 3 % of all the others.
         return gym.make(env_id, disable_env_checker=True, **mode)
     except gym.error.UnregisteredEnv:
@@ -34,19 +42,30 @@ def make_env(env_id: str, render_mode: str | None = None) -> gym.Env[Any, Any]:
 
 
 def _unknown(env_id: str) -> str:
-    name = env_id.rpartition(":")[2]
-    known = {known.lower(): known for known in gym.registry}
-    near = difflib.get_close_matches(name.lower(), known, 3, cutoff=0.6)
-    hint = f"; near matches are {', '.join(known[n] for n in near)}" if near else ""
-    return f"Gymnasium knows no environment of that name{hint}"
+    if games.is_atari(env_id):
+        return f"an Atari game; use python -m trpo_mpi.{AtariConfig.command}"
+    return f"Gymnasium knows no environment of that name{_near(env_id, list(gym.registry))}"
 
 
-def check_env(env_id: str, render: bool = False) -> Spaces:
+def _no_game(env_id: str) -> str:
+    if env_id in gym.registry:
+        return f"no Atari game; use python -m trpo_mpi.{Config.command}"
+    return f"ale-py knows no game of that name{_near(env_id, games.ids())}"
+
+
+def _near(env_id: str, ids: list[str]) -> str:
+    known = {known.lower(): known for known in ids}
+    name = env_id.rpartition(":")[2].lower()
+    near = difflib.get_close_matches(name, known, 3, cutoff=0.6)
+    return f"; near matches are {', '.join(known[n] for n in near)}" if near else ""
+
+
+def check_env(env_id: str, render: bool = False, atari: Atari | None = None) -> Spaces:
     """Spaces of an environment that can be trained on; `UsageError` where it can't be."""
     if render and sys.platform.startswith("linux"):
         if not os.environ.get("DISPLAY") and not os.environ.get("WAYLAND_DISPLAY"):
             raise UsageError("--render needs a screen: DISPLAY and WAYLAND_DISPLAY are not set")
-    env = make_env(env_id)
+    env = make_env(env_id, atari=atari)
     if render and "human" not in env.metadata.get("render_modes", []):
         raise UsageError(f"--render: {env_id} has no window to show")
     spaces = Spaces(env.observation_space, env.action_space)

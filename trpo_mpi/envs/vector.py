@@ -20,7 +20,9 @@ class ColumnEnvs(gym.vector.VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
     and stacks by the generic space functions, which here costs a twelfth of a Hopper step
     and is thrown away. This one keeps flat observations, in `flat_type`, and the final observation
     of an episode as `info["final_obs"]` {place: observation}; and it names the environment
-    that raises or gives a NaN.
+    that raises or gives a NaN. Where an environment's episodes are only lives of a game, its info
+    at each end has `game`: (return, length) of the whole, or None while that goes on; these are in
+    `info["games"]` {place: game}.
 
     Args:
         makers: one function a column, giving its environment.
@@ -119,16 +121,19 @@ class ColumnEnvs(gym.vector.VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
         n = self.num_envs
         rewards, terminated, truncated = np.empty(n), np.zeros(n, bool), np.zeros(n, bool)
         final_obs: dict[int, np.ndarray] = {}
+        games: dict[int, tuple[float, int] | None] = {}
         observations = self._observations
         self._steps += 1
         for i, env in enumerate(self.envs):
             try:
                 self._watchdog.watch(self.columns[i], self._steps[i])
-                observation, rewards[i], done, cut, _ = env.step(actions[i])
+                observation, rewards[i], done, cut, own = env.step(actions[i])
                 observations[i] = self._flat(observation, i)
                 if done or cut:
                     terminated[i], truncated[i] = done, cut
                     final_obs[i] = observations[i].copy()
+                    if "game" in own:
+                        games[i] = own["game"]
                     if not np.isfinite(final_obs[i]).all():
                         _refuse("observation", self._where(i), final_obs[i])
                     observations[i] = self._flat(env.reset()[0], i)
@@ -142,7 +147,7 @@ class ColumnEnvs(gym.vector.VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
         check_finite(observations, rewards, self._where)
         if final_obs:
             self._steps[list(final_obs)] = 0
-        info = {"final_obs": final_obs} if final_obs else {}
+        info = {"final_obs": final_obs, "games": games} if final_obs else {}
         return observations.copy(), rewards, terminated, truncated, info
 
     def _where(self, place: int) -> str:
@@ -163,7 +168,8 @@ def check_finite(
     `where` says, for a place, of which environment it is.
     """
     # A sum is finite only if all its terms are, and costs a third of testing each.
-    if np.isfinite(observations.sum() + rewards.sum()):
+    numbers = 0 if observations.dtype == np.uint8 else observations.sum()
+    if np.isfinite(numbers + rewards.sum()):
         return
     for i, observation in enumerate(observations):
         if not np.isfinite(observation).all():

@@ -60,4 +60,5 @@ class Watchdog:
             flush=True,
         )
         faulthandler.dump_traceback(all_threads=True)
+        startup.await_reader()
         os._exit(1)  # the launcher ends the other ranks; MPI may be called by the main thread only

@@ -12,9 +12,12 @@ Every command runs its `main` through `run`. What it guards against:
 This module imports nothing heavy: the thread limits it sets must come before NumPy.
 """
 
+import fcntl
 import os
 import signal
+import stat
 import sys
+import termios
 import time
 import traceback
 import types
@@ -178,10 +181,27 @@ def _abort(error: BaseException) -> NoReturn:
         text = "".join(traceback.format_exception(error))
         print(f"{where}failed\n{text}", end="", file=sys.stderr, flush=True)
     sys.stdout.flush()
+    await_reader()
     MPI = _initialised_mpi()
     if MPI is not None and MPI.COMM_WORLD.Get_size() > 1:
         MPI.COMM_WORLD.Abort(1)
     os._exit(1)
+
+
+def await_reader(seconds: float = 2.0) -> None:
+    """Wait until the launcher has read what was written to standard error, where that is a pipe.
+
+    MPICH's mpirun throws away what it has not read when a rank aborts.
+    """
+    end = time.monotonic() + seconds
+    try:
+        while stat.S_ISFIFO(os.fstat(2).st_mode) and time.monotonic() < end:
+            unread = fcntl.ioctl(2, termios.FIONREAD, bytes(4))
+            if not any(unread):
+                break
+            time.sleep(0.01)
+    except OSError:  # closed, or a system that does not count
+        pass
 
 
 def _abort_on_exception(

@@ -14,8 +14,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from trpo_mpi.errors import UsageError
-
 if TYPE_CHECKING:
     import tensorflow as tf
 
@@ -44,7 +42,44 @@ def orthogonal(stream: np.random.Generator, inputs: int, outputs: int, gain: flo
     return matrix
 
 
-class Mlp:
+class Encoder:
+    """A part of a network from observations to features, and what a Fisher-vector product takes.
+
+    Conjugate gradient asks for many products at the same parameters: what does not change between
+    them can be had once, by `known`.
+    """
+
+    def __call__(self, weights: Sequence[tf.Tensor], inputs: tf.Tensor) -> tf.Tensor:
+        """Column by column: (E, T, inputs) -> (E, T, outputs)."""
+        raise NotImplementedError
+
+    def known(self, _weights: Sequence[tf.Tensor], inputs: tf.Tensor) -> list[tf.Tensor]:
+        """What `with_tangent` takes in place of the inputs."""
+        return [inputs]
+
+    def with_tangent(
+        self,
+        weights: Sequence[tf.Tensor],
+        tangents: Sequence[tf.Tensor],
+        known: Sequence[tf.Tensor],
+    ) -> tuple[tf.Tensor, tf.Tensor]:
+        """What `__call__` gives, and its forward-mode product with tangents of the weights."""
+        return pushforward(lambda *arrays: self(arrays, known[0]), weights, tangents)
+
+
+def pushforward(
+    function: Callable[..., Any], primals: Sequence[tf.Tensor], tangents: Sequence[tf.Tensor]
+) -> tuple[Any, Any]:
+    """What `function` gives for `primals`, and its forward-mode product with `tangents`."""
+    import tensorflow as tf
+
+    zero = tf.UnconnectedGradients.ZERO
+    with tf.autodiff.ForwardAccumulator(primals, tangents) as forward:
+        outputs = function(*primals)
+    return outputs, tf.nest.map_structure(lambda x: forward.jvp(x, zero), outputs)
+
+
+class Mlp(Encoder):
     """Fully connected layers.
 
     Args:
@@ -120,109 +155,6 @@ def every_step(row: tf.Tensor, inputs: tf.Tensor) -> tf.Tensor:
     return tf.matmul(tf.ones_like(inputs[:, :, :1]), row)
 
 
-KERNELS = {
-    "small": (((16, 8, 4), (32, 4, 2)), 256),
-    "nature": (((32, 8, 4), (64, 4, 2), (64, 3, 1)), 512),
-}
-"""Convolutional networks, as (filters, size, stride) of each convolution and the units of the
-fully connected layer behind them: `small` of Mnih et al. 2013, `nature` of Mnih et al. 2015."""
-
-
-class GraphPart:
-    """A part of a network that acts by TensorFlow, on one column at a time."""
-
-    def __init__(self) -> None:
-        self._graphs: dict[tuple[int, ...], Callable[..., Any]] = {}
-
-    def __call__(self, weights: Sequence[tf.Tensor], inputs: tf.Tensor) -> tf.Tensor:
-        """Flat observations of one column, (1, T, D), to features, (1, T, outputs)."""
-        raise NotImplementedError
-
-    def held(self, arrays: Sequence[np.ndarray]) -> Sequence[Any]:
-        """One set of arrays as `rows` takes it."""
-        import tensorflow as tf
-
-        return [tf.constant(array[None]) for array in arrays]
-
-    def rows(self, weights: Sequence[tf.Tensor], x: np.ndarray) -> np.ndarray:
-        """The same for (n, D) rows; traced anew for another n."""
-        import tensorflow as tf
-
-        from trpo_mpi.policies.kernel import compiled
-
-        if x.shape not in self._graphs:
-            specs = [tf.TensorSpec(array.shape, array.dtype) for array in (x, *weights)]
-            self._graphs[x.shape] = compiled(lambda x, *w: self(w, x[None])[0], *specs)
-        return np.asarray(self._graphs[x.shape](x, *weights))
-
-
-class Cnn(GraphPart):
-    """Convolutions over an image, then one fully connected layer; ReLU behind each.
-
-    Works on one column at a time.
-
-    Args:
-        shape: of the image: (height, width), (height, width, channels) or (channels, height,
-            width); the channels are the smallest number.
-        kind: key of `KERNELS`.
-        scale: what the pixels are multiplied by.
-    """
-
-    def __init__(self, shape: Sequence[int], kind: str, scale: float) -> None:
-        super().__init__()
-        self._given = tuple(shape)
-        if len(shape) == 2:
-            self._given = (*self._given, 1)
-        self._channels_first = len(shape) == 3 and shape[0] < shape[2]
-        height, width, channels = (
-            (*self._given[1:], self._given[0]) if self._channels_first else self._given
-        )
-        self._scale = scale
-        self._convolutions, self.outputs = KERNELS[kind]
-        self.shapes: list[tuple[int, ...]] = []
-        sides = [height, width]
-        for filters, size, stride in self._convolutions:
-            if min(sides) < size:
-                raise UsageError(
-                    f"an image of shape {tuple(shape)} is too small for the {kind} network; it "
-                    f"needs {smallest(kind)} x {smallest(kind)} pixels"
-                )
-            sides = [(side - size) // stride + 1 for side in sides]
-            self.shapes += [(size, size, channels, filters), (1, filters)]
-            channels = filters
-        self._flat = sides[0] * sides[1] * channels
-        self.shapes += [(self._flat, self.outputs), (1, self.outputs)]
-
-    def initialise(self, stream: np.random.Generator) -> list[np.ndarray]:
-        """Orthogonal filters and matrix, zero biases."""
-        arrays: list[np.ndarray] = []
-        for *inputs, outputs in self.shapes[::2]:
-            matrix = orthogonal(stream, int(np.prod(inputs)), outputs, np.sqrt(2))
-            arrays += [matrix, np.zeros(outputs)]
-        return arrays
-
-    def __call__(self, weights: Sequence[tf.Tensor], inputs: tf.Tensor) -> tf.Tensor:
-        """Flat images of one column, (1, T, D), to features, (1, T, outputs)."""
-        import tensorflow as tf
-
-        x = tf.reshape(tf.cast(inputs, weights[0].dtype), (-1, *self._given)) * self._scale
-        if self._channels_first:
-            x = tf.transpose(x, (0, 2, 3, 1))
-        for i, (_, _, stride) in enumerate(self._convolutions):
-            filters, bias = weights[2 * i][0], weights[2 * i + 1][0, 0]
-            x = tf.nn.relu(tf.nn.bias_add(tf.nn.conv2d(x, filters, stride, "VALID"), bias))
-        x = tf.matmul(tf.reshape(x, (1, -1, self._flat)), weights[-2])
-        return tf.nn.relu(x + every_step(weights[-1], x))
-
-
-def smallest(kind: str) -> int:
-    """The side of the smallest image that a network of `KERNELS` takes."""
-    side = 1
-    for _, size, stride in reversed(KERNELS[kind][0]):
-        side = (side - 1) * stride + size
-    return side
-
-
 class Network:
     """Parts whose parameters stand one behind the other in one flat vector."""
 
@@ -258,6 +190,8 @@ class Network:
 
 BLOCK = 16
 """Rows that `Rows` takes at a time."""
+IMAGES = 4
+"""Rows of a network that works on one column at a time: an image costs more than a call."""
 
 
 class Rows:
@@ -309,20 +243,24 @@ def padded_rows(rows: np.ndarray, block: int) -> np.ndarray:
 
 
 def safe_block(network: Any, flat: np.ndarray) -> int:
-    """`BLOCK` if this machine gives a row the same bits alone and among others, else 1."""
-    act = Rows(network, flat)
+    """How many rows to take at a time: `BLOCK` or `IMAGES`.
+
+    1 where this machine does not give a row the same bits alone and among others.
+    """
+    block = IMAGES if network.one_column else BLOCK
+    act = Rows(network, flat, block)
     stream = np.random.default_rng(0)
     rows, carried = (
-        stream.standard_normal((BLOCK, size)).astype(np.float32)
+        stream.standard_normal((block, size)).astype(np.float32)
         for size in (network.observation_size, network.carried_size)
     )
     if network.observation_type == np.uint8:
         rows = stream.integers(0, 256, rows.shape, np.uint8)
     together = act(rows, carried)
-    for place in range(BLOCK):
+    for place in range(block):
         alone = [np.zeros_like(rows), np.zeros_like(carried)]
         alone[0][place], alone[1][place] = rows[0], carried[0]
         for some, whole in zip(act(*alone), together, strict=True):
             if not np.array_equal(some[place], whole[0]):
                 return 1
-    return BLOCK
+    return block

@@ -26,7 +26,7 @@ import cloudpickle
 import numpy as np
 
 from trpo_mpi.errors import UsageError
-from trpo_mpi.policies.networks import GraphPart
+from trpo_mpi.policies.convolutions import GraphPart
 
 if TYPE_CHECKING:
     import tensorflow as tf

@@ -15,10 +15,11 @@ import gymnasium as gym
 import numpy as np
 
 from trpo_mpi.errors import UsageError
+from trpo_mpi.policies.convolutions import Cnn
 from trpo_mpi.policies.distributions import DiagonalGaussian, distribution_for
-from trpo_mpi.policies.networks import BLOCK, Cnn, Mlp, Network, Rows, every_step
+from trpo_mpi.policies.networks import BLOCK, Mlp, Network, Rows, every_step, pushforward
 from trpo_mpi.policies.own import OwnEncoder
-from trpo_mpi.policies.recurrent import Lstm, pushforward
+from trpo_mpi.policies.recurrent import Lstm
 
 if TYPE_CHECKING:
     import tensorflow as tf
@@ -177,26 +178,27 @@ class Policy(Network):
             features = self.lstm(lstm[0], features, starts, state)
         return self._parameters(head, features)
 
+    def known(self, weights: Sequence[tf.Tensor], observations: tf.Tensor) -> list[tf.Tensor]:
+        """What `with_tangent` takes in place of the observations, to be had once for many."""
+        return self.encoder.known(self.of_parts(weights)[0], observations)
+
     def with_tangent(
         self,
         weights: Sequence[tf.Tensor],
         tangents: Sequence[tf.Tensor],
-        observations: tf.Tensor,
+        known: Sequence[tf.Tensor],
         starts: tf.Tensor,
         state: tf.Tensor,
     ) -> tuple[tf.Tensor, tf.Tensor]:
         """What `__call__` gives, and its forward-mode product with tangents of the weights."""
-        if not self.lstm:
-            return pushforward(
-                lambda *arrays: self(arrays, observations, starts, state), weights, tangents
+        encoder, *lstm, head = self.of_parts(weights)
+        d_encoder, *d_lstm, d_head = self.of_parts(tangents)
+        features, d_features = self.encoder.with_tangent(encoder, d_encoder, known)
+        if self.lstm:
+            d_features = self.lstm.tangent(
+                lstm[0], d_lstm[0], (features, d_features), starts, state
             )
-        encoder, lstm, head = self.of_parts(weights)
-        d_encoder, d_lstm, d_head = self.of_parts(tangents)
-        encoded = pushforward(
-            lambda *arrays: self.encoder(arrays, observations), encoder, d_encoder
-        )
-        d_features = self.lstm.tangent(lstm, d_lstm, encoded, starts, state)
-        features = self.lstm(lstm, encoded[0], starts, state)
+            features = self.lstm(lstm[0], features, starts, state)
         return pushforward(
             lambda x, *arrays: self._parameters(arrays, x), [features, *head], [d_features, *d_head]
         )

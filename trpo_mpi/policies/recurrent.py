@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from trpo_mpi.policies.networks import every_step, orthogonal
+from trpo_mpi.policies.networks import every_step, orthogonal, pushforward
 
 if TYPE_CHECKING:
     import tensorflow as tf
@@ -210,18 +210,6 @@ class Lstm:
         shown = _numpy_normalised(c) * weights[5] + weights[6] if self._layer_norm else c
         h = o * np.tanh(shown)
         return h, np.concatenate([h, c], axis=1)
-
-
-def pushforward(
-    function: Callable[..., Any], primals: Sequence[tf.Tensor], tangents: Sequence[tf.Tensor]
-) -> tuple[Any, Any]:
-    """What `function` gives for `primals`, and its forward-mode product with `tangents`."""
-    import tensorflow as tf
-
-    zero = tf.UnconnectedGradients.ZERO
-    with tf.autodiff.ForwardAccumulator(primals, tangents) as forward:
-        outputs = function(*primals)
-    return outputs, tf.nest.map_structure(lambda x: forward.jvp(x, zero), outputs)
 
 
 EPSILON = 1e-5

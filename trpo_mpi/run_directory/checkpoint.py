@@ -24,7 +24,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from trpo_mpi.config import NOT_THE_RESULT, Config, flag
+from trpo_mpi.config import CONFIGS, NOT_THE_RESULT, Config, flag
 from trpo_mpi.errors import UsageError
 from trpo_mpi.run_directory import archive, model_file
 from trpo_mpi.run_directory.model_file import CHECKPOINTS, Model
@@ -59,13 +59,14 @@ class Checkpoint:
 
         Nor does a file name what code is to run: a network of one's own must be named again.
         """
-        carried = {f.name for f in dataclasses.fields(Config)} - NOT_THE_RESULT | {"num_timesteps"}
+        kind = type(self.settings)
+        carried = {f.name for f in dataclasses.fields(kind)} - NOT_THE_RESULT | {"num_timesteps"}
         carried -= {"network"}
-        return Config(**{name: getattr(self.settings, name) for name in carried})
+        return kind(**{name: getattr(self.settings, name) for name in carried})
 
     def check(self, config: Config) -> None:
         """Raise `UsageError` for the first setting that would change the result."""
-        for field in dataclasses.fields(Config):
+        for field in dataclasses.fields(config):
             its, now = getattr(self.settings, field.name), getattr(config, field.name)
             if its == now or field.name in NOT_THE_RESULT:
                 continue
@@ -145,6 +146,7 @@ def members(
     """What a checkpoint file is made of; see `CheckpointWriter.write`."""
     header = {
         "format": FORMAT,
+        "command": settings.command,
         "columns": len(columns),
         "best": best is not None,
         "settings": dataclasses.asdict(settings),
@@ -191,10 +193,11 @@ def read(path: Path) -> Checkpoint:
     with zipfile.ZipFile(path) as file:
         header = json.loads(file.read("settings.json"))
         archive.check_format(header["format"], FORMAT)
-        known = {field.name for field in dataclasses.fields(Config)}
+        kind = CONFIGS[header.get("command", Config.command)]  # the first ones did not say
+        known = {field.name for field in dataclasses.fields(kind)}
         given = {name: x for name, x in header["settings"].items() if name in known}
         given = {name: tuple(x) if isinstance(x, list) else x for name, x in given.items()}
-        settings = Config(**given)
+        settings = kind(**given)
         settings.validate()
         return Checkpoint(
             path,

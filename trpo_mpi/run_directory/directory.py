@@ -61,6 +61,7 @@ def write_config(path: Path, config: Config, machine: dict[str, Any], resumes: b
     record = {
         "settings": dataclasses.asdict(config),
         "recipe": "default",
+        "module": config.command,
         "command": [sys.executable, *sys.argv],
         "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
         **machine,

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from trpo_mpi.config import Config
+from trpo_mpi.config import Atari, Config
 from trpo_mpi.envs.spaces import Spaces, from_tree, to_tree
 from trpo_mpi.errors import UsageError
 from trpo_mpi.normalization import Moments, ObservationNormalizer
@@ -49,6 +49,8 @@ class Model:
     return_moments: Moments | None
     adam: dict[str, Any]
     """The critic's Adam: steps, m, v."""
+    atari: Atari | None = None
+    """What stands between the game and the policy, where it is a game of ale-py's."""
 
     def actor(self) -> Actor:
         """The policy, to act with on normalised observations."""
@@ -132,6 +134,7 @@ def initial(config: Config, spaces: Spaces) -> Model:
         normalizer=ObservationNormalizer(moments, policy.observation_type),
         return_moments=Moments.none(1) if config.normalize_returns else None,
         adam={"steps": 0, "m": np.zeros_like(phi), "v": np.zeros_like(phi)},
+        atari=config.atari,
     )
 
 
@@ -159,6 +162,8 @@ def members(model: Model) -> dict[str, bytes]:
         "adam_steps": model.adam["steps"],
         "moment_counts": counts,
     }
+    if model.atari is not None:
+        header["atari"] = dataclasses.asdict(model.atari)
     spaces = [to_tree(model.spaces.observation), to_tree(model.spaces.action)]
     return {
         "model.json": (json.dumps(header, indent=1) + "\n").encode(),
@@ -217,6 +222,11 @@ def read(file: zipfile.ZipFile, folder: str = "") -> Model:
     return model
 
 
+def _atari(given: dict[str, Any]) -> Atari:
+    known = {field.name for field in dataclasses.fields(Atari)}
+    return Atari(**{name: x for name, x in given.items() if name in known})
+
+
 def _model(header: dict[str, Any], arrays: dict[str, np.ndarray], spaces: Spaces) -> Model:
     def moments(name: str) -> Moments | None:
         if name not in header["moment_counts"]:
@@ -240,4 +250,5 @@ def _model(header: dict[str, Any], arrays: dict[str, np.ndarray], spaces: Spaces
         normalizer=ObservationNormalizer(moments("observation"), kind),
         return_moments=moments("return"),
         adam=adam,
+        atari=_atari(header["atari"]) if "atari" in header else None,
     )
