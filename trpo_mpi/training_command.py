@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import gymnasium as gym
 import numpy as np
 
-from trpo_mpi import display, tensorflow_setup
+from trpo_mpi import display, memory, tensorflow_setup
 from trpo_mpi.command_line import parse
 from trpo_mpi.config import CONFIGS, Config, batch_grid
 from trpo_mpi.envs.capture import find_fault
@@ -61,6 +61,8 @@ def main(module: str) -> int:
         start.check_fits(config, spaces, f"--load {config.load}")
     if found is not None:
         found.model.check_fits(config, spaces, f"--resume {found.path}")
+    on_node = comm.node_sum(len(comm.columns))
+    comm.everywhere(lambda: memory.check_batch(config, grid, spaces, on_node))
     envs = comm.everywhere(lambda: _make_envs(config, comm, fault is None, watchdog))
     local_rank = comm.local_rank()
     gpus = comm.everywhere(lambda: tensorflow_setup.set_up(config.gpu, local_rank))

@@ -175,6 +175,17 @@ class Communicator:
         node.Free()
         return local
 
+    def node_sum(self, number: int) -> int:
+        """The sum of a number over the ranks of this node."""
+        if self.size == 1:
+            return number
+        from mpi4py import MPI
+
+        node = self._mpi.Split_type(MPI.COMM_TYPE_SHARED)
+        total: int = node.allreduce(number)
+        node.Free()
+        return total
+
     def library(self) -> str:
         """Name and version of the MPI library, for example `MPICH 5.0.2`."""
         if self._mpi is None:
