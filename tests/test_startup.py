@@ -1,10 +1,13 @@
 """Launchers, MPI libraries and threads: what is refused, and what runs alone."""
 
 import os
+import select
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
-from conftest import PATHS, Run
+from conftest import PATHS, Run, started
 
 from trpo_mpi.parallel import startup
 
@@ -106,3 +109,27 @@ def test_a_launcher_without_an_mpi_library_is_refused(tmp_path: Path, python: Ru
     assert result.returncode == 2
     assert "started 3 processes, but there is no MPI library" in result.stderr
     assert result.stderr.count("\n") == 1
+
+
+def test_waits_until_what_it_said_is_read(tmp_path: Path) -> None:
+    """An abort makes MPICH's mpirun throw away what it has not read yet."""
+    script = "import os; from trpo_mpi.parallel import startup; os.write(2, b'why'); "
+    script += "startup.await_reader(60); print('read', flush=True)"
+    with started([sys.executable, "-c", script], tmp_path) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        assert select.select([process.stderr], [], [], 60)[0]  # it has been said
+        assert not select.select([process.stdout], [], [], 0.5)[0]
+        assert process.stderr.read(3) == "why"
+        assert process.stdout.readline() == "read\n"
+
+
+def test_waits_for_nobody_where_standard_error_is_a_file(tmp_path: Path) -> None:
+    script = "from trpo_mpi.parallel import startup; startup.await_reader(60)"
+    for target in ("file", "&-"):
+        subprocess.run(
+            ["sh", "-c", f'exec "$0" -c "{script}" 2>{target}', sys.executable],
+            check=True,
+            timeout=30,
+            cwd=tmp_path,
+        )

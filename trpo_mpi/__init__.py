@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from trpo_mpi.agent import TRPO, evaluate_policy
+    from trpo_mpi.envs.atari import make_atari
     from trpo_mpi.policies.own import register_network
     from trpo_mpi.policies.policy import (
         CnnLnLstmPolicy,
@@ -35,6 +36,7 @@ __all__ = [
     "MlpLstmPolicy",
     "MlpPolicy",
     "evaluate_policy",
+    "make_atari",
     "register_network",
 ]
 
@@ -46,6 +48,6 @@ def __getattr__(name: str) -> Any:
     from trpo_mpi.parallel import startup
 
     startup.limit_threads()  # before NumPy is imported, if it is not yet
-    own = "policies.own" if name == "register_network" else "agent"
-    module = "policies.policy" if name.endswith("Policy") else own
+    functions = {"register_network": "policies.own", "make_atari": "envs.atari"}
+    module = "policies.policy" if name.endswith("Policy") else functions.get(name, "agent")
     return getattr(importlib.import_module(f"trpo_mpi.{module}"), name)

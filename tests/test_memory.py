@@ -1,0 +1,47 @@
+"""Whether a batch fits the memory, asked before it is taken."""
+
+import gymnasium as gym
+import numpy as np
+import pytest
+
+from trpo_mpi import memory
+from trpo_mpi.config import AtariConfig, Config, Grid
+from trpo_mpi.envs.spaces import Spaces
+from trpo_mpi.errors import UsageError
+
+FRAMES = Spaces(gym.spaces.Box(0, 255, (84, 84, 4), np.uint8), gym.spaces.Discrete(6))
+NUMBERS = Spaces(gym.spaces.Box(-1, 1, (11,)), gym.spaces.Box(-1, 1, (3,)))
+
+
+@pytest.mark.parametrize(
+    ("config", "spaces"), [(AtariConfig(), FRAMES), (Config(), NUMBERS)], ids=["Atari", "MuJoCo"]
+)
+def test_the_advice_fits(config: Config, spaces: Spaces, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(memory, "available", lambda: 10**9)
+    too_many = Grid(16, 10**7)
+    with pytest.raises(UsageError, match="--timesteps-per-batch 160000000 takes") as refusal:
+        memory.check_batch(config, too_many, spaces, 16)
+    advice = int(str(refusal.value).split()[-3])
+    assert advice % 16 == 0
+    memory.check_batch(config, Grid(16, advice // 16), spaces, 16)
+    with pytest.raises(UsageError):
+        memory.check_batch(config, Grid(16, advice // 16 + 1), spaces, 16)
+    memory.check_batch(config, Grid(16, advice // 16 * 2), spaces, 8)  # half of them elsewhere
+
+
+def test_pictures_stay_bytes() -> None:
+    assert 2 * 28224 < memory.bytes_of_a_step(AtariConfig(), FRAMES) < 3.1 * 28224
+    flat = AtariConfig(policy="MlpPolicy")
+    assert memory.bytes_of_a_step(flat, FRAMES) > 12 * 28224
+
+
+def test_not_even_one_step(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(memory, "available", lambda: 1000)
+    with pytest.raises(UsageError, match="not one time step"):
+        memory.check_batch(Config(), Grid(16, 128), NUMBERS, 16)
+
+
+def test_this_machine_says_what_it_has() -> None:
+    free = memory.available()
+    assert free is not None
+    assert 2**26 < free < 2**46
