@@ -33,6 +33,8 @@ def set_up(gpu: str, local_rank: int) -> list[str]:
         tf.config.set_visible_devices(visible, "GPU")
         for device in visible:
             tf.config.experimental.set_memory_growth(device, True)
+        # Products of 10 bits would be far from the CPU's, and too coarse for conjugate gradient.
+        tf.config.experimental.enable_tensor_float_32_execution(False)
         tf.constant(0.0)
     finally:
         os.dup2(kept, 2)

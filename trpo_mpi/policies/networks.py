@@ -192,6 +192,8 @@ BLOCK = 16
 """Rows that `Rows` takes at a time."""
 IMAGES = 4
 """Rows of a network that works on one column at a time: an image costs more than a call."""
+GPU_IMAGES = 64
+"""The same on a GPU, where a call costs more than an image."""
 
 
 class Rows:
@@ -242,11 +244,20 @@ def padded_rows(rows: np.ndarray, block: int) -> np.ndarray:
     return padded
 
 
+def _on_gpu() -> bool:
+    import tensorflow as tf
+
+    return bool(tf.config.get_visible_devices("GPU"))
+
+
 def safe_block(network: Any, flat: np.ndarray) -> int:
     """How many rows to take at a time: `BLOCK` or `IMAGES`.
 
-    1 where this machine does not give a row the same bits alone and among others.
+    1 where this machine does not give a row the same bits alone and among others; of a GPU that is
+    not asked.
     """
+    if network.one_column and _on_gpu():
+        return GPU_IMAGES
     block = IMAGES if network.one_column else BLOCK
     act = Rows(network, flat, block)
     stream = np.random.default_rng(0)

@@ -1,0 +1,53 @@
+"""GPUs, on a list of devices that is made up."""
+
+import gymnasium as gym
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from trpo_mpi.errors import UsageError
+from trpo_mpi.policies.networks import GPU_IMAGES, IMAGES, Rows, safe_block
+from trpo_mpi.policies.policy import Architecture
+from trpo_mpi.tensorflow_setup import choose_gpu
+
+FOUR = [f"/physical_device:GPU:{i}" for i in range(4)]
+
+
+@pytest.mark.parametrize(
+    ("gpu", "local_rank", "chosen"),
+    [
+        ("-1", 0, []),
+        ("auto", 0, FOUR[:1]),
+        ("auto", 3, FOUR[3:]),
+        ("auto", 6, FOUR[2:3]),  # more ranks than devices share them
+        ("2", 0, FOUR[2:3]),
+        ("2", 5, FOUR[2:3]),
+    ],
+)
+def test_which_device_a_rank_uses(gpu: str, local_rank: int, chosen: list[str]) -> None:
+    assert choose_gpu(gpu, local_rank, FOUR) == chosen
+
+
+@pytest.mark.parametrize(
+    ("gpu", "devices", "words"),
+    [("auto", [], "sees no GPU"), ("0", [], "sees no GPU"), ("4", FOUR, "devices 0 to 3")],
+)
+def test_a_device_that_is_not_there(gpu: str, devices: list[str], words: str) -> None:
+    with pytest.raises(UsageError, match=f"--gpu {gpu}.*{words}"):
+        choose_gpu(gpu, 0, devices)
+
+
+def test_images_go_to_a_gpu_together(monkeypatch: pytest.MonkeyPatch) -> None:
+    """And give the same but for rounding."""
+    space = gym.spaces.Box(0, 255, (20, 20, 4), np.uint8)
+    policy = Architecture("CnnPolicy").make_policy(space, gym.spaces.Discrete(3))
+    theta = policy.initialise(np.random.default_rng(0))
+    assert safe_block(policy, theta) == IMAGES
+    images = np.random.default_rng(1).integers(0, 256, (5, 1600), np.uint8)
+    nothing = np.zeros((5, 0), np.float32)
+    by_cpu, _ = Rows(policy, theta, IMAGES)(images, nothing)
+    monkeypatch.setattr(tf.config, "get_visible_devices", lambda _kind: FOUR[:1])
+    block = safe_block(policy, theta)
+    assert block == GPU_IMAGES
+    together, _ = Rows(policy, theta, block)(images, nothing)
+    np.testing.assert_allclose(together, by_cpu, atol=1e-6)
