@@ -35,16 +35,18 @@ class Task(NamedTuple):
 
 
 TASKS = {
-    "CartPole": Task("CartPole-v1", 100_000, 500),
+    "CartPole": Task("CartPole-v1", 100_000, 500, "--stop-return 500"),
     "CartPole by positions, MlpLstm": Task(
-        "memory_envs:Positions-v0", 500_000, 475, "--policy MlpLstmPolicy"
+        "memory_envs:Positions-v0", 500_000, 475, "--policy MlpLstmPolicy --stop-return 475"
     ),
-    "CartPole by positions, Mlp": Task("memory_envs:Positions-v0", 500_000, 475),
+    "CartPole by positions, Mlp": Task(
+        "memory_envs:Positions-v0", 500_000, 475, "--stop-return 475"
+    ),
     "cue ten steps before, MlpLstm": Task(
-        "memory_envs:Cue-v0", 300_000, 0.95, "--policy MlpLstmPolicy"
+        "memory_envs:Cue-v0", 300_000, 0.95, "--policy MlpLstmPolicy --stop-return 0.95"
     ),
     "cue ten steps before, MlpLnLstm": Task(
-        "memory_envs:Cue-v0", 300_000, 0.95, "--policy MlpLnLstmPolicy"
+        "memory_envs:Cue-v0", 300_000, 0.95, "--policy MlpLnLstmPolicy --stop-return 0.95"
     ),
     "MountainCarContinuous": Task("MountainCarContinuous-v0", 100_000, 90, "--init-logstd 1"),
     "LunarLanderContinuous": Task(
