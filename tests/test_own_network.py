@@ -18,6 +18,7 @@ from toy_policies import flat_box
 
 from trpo_mpi import TRPO, register_network
 from trpo_mpi.errors import UsageError
+from trpo_mpi.policies.own import OwnEncoder
 from trpo_mpi.policies.policy import Architecture, ValueNetwork
 
 SMALL = {"timesteps_per_batch": 64, "num_envs": 4, "vf_batch": 64}
@@ -26,6 +27,11 @@ SMALL = {"timesteps_per_batch": 64, "num_envs": 4, "vf_batch": 64}
 def two_layers(observations: Any) -> Any:
     x = keras.layers.Dense(6, activation="gelu")(observations)
     return keras.layers.Dense(5, activation="tanh")(x)
+
+
+def loop(observations: Any) -> Any:
+    x = keras.layers.Reshape((4, 1))(observations)
+    return keras.layers.LSTM(3)(x)
 
 
 def eyes(pictures: Any) -> Any:
@@ -49,8 +55,9 @@ def bits(trained: TRPO) -> bytes:
         ("MlpPolicy", model()),
         ("MlpPolicy", keras.layers.Dense(3)),
         ("MlpLstmPolicy", two_layers),
+        ("MlpPolicy", loop),
     ],
-    ids=["function", "model", "layer", "lstm"],
+    ids=["function", "model", "layer", "lstm", "loop"],
 )
 def test_a_network_is_trained(policy: str, network: Any, tmp_path: Path) -> None:
     settings = SMALL | {"lstm_units": 3, "network": network}
@@ -63,6 +70,26 @@ def test_a_network_is_trained(policy: str, network: Any, tmp_path: Path) -> None
     for method in ("action_probability", "predict_values"):
         one, other = (getattr(m, method)(observation) for m in (trained[0], loaded))
         assert np.array_equal(one, other)
+
+
+def test_its_forward_product_is_a_difference() -> None:
+    """Through a Keras loop, which TensorFlow's forward mode can't take."""
+    name = register_network("loop", loop)
+    encoder = OwnEncoder(name, (4,), 1.0)
+    stream = np.random.default_rng(0)
+    weights, tangents = (
+        [tf.constant(stream.standard_normal((1, *shape)) * 0.5, tf.float32) for shape in shapes]
+        for shapes in [encoder.shapes] * 2
+    )
+    inputs = tf.constant(stream.standard_normal((1, 6, 4)), tf.float32)
+    features, tangent = tf.function(encoder.with_tangent)(weights, tangents, [inputs])
+    np.testing.assert_array_equal(features, tf.function(encoder.__call__)(weights, inputs))
+    ahead, behind = (
+        encoder([w + step * t for w, t in zip(weights, tangents, strict=True)], inputs)
+        for step in (3e-3, -3e-3)
+    )
+    assert np.abs(tangent).max() > 0.05
+    np.testing.assert_allclose(tangent, (ahead - behind) / 6e-3, atol=1e-4)
 
 
 def test_images_reach_it_in_their_shape() -> None:

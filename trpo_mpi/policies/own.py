@@ -125,6 +125,7 @@ class OwnEncoder(GraphPart):
         self._model = self._build(0)
         (self.outputs,) = self._model.outputs[0].shape[1:]
         self.shapes = [tuple(v.shape) for v in self._model.trainable_variables]
+        self._seeds = [np.asarray(v) for v in self._model.non_trainable_variables]
 
     def _build(self, seed: int) -> Any:
         """A Keras model with parameters of its own, begun from `seed`."""
@@ -150,8 +151,10 @@ class OwnEncoder(GraphPart):
                 f"the network {self._name} gives {[x.shape for x in model.outputs]}; it must give "
                 "one row of features for each observation, (None, F)"
             )
-        if model.non_trainable_variables:
-            names = ", ".join(v.path for v in model.non_trainable_variables)
+        # Recurrent layers have a seed for dropout, which is not used here.
+        unset = [v for v in model.non_trainable_variables if "seed_generator" not in v.path]
+        if unset:
+            names = ", ".join(v.path for v in unset)
             raise UsageError(
                 f"the network {self._name} has variables that training does not set: {names}"
             )
@@ -169,5 +172,29 @@ class OwnEncoder(GraphPart):
         arrays = [array[0] for array in weights]
         kind = arrays[0].dtype if arrays else tf.float32
         x = tf.reshape(tf.cast(inputs, kind), (-1, *self._shape)) * self._scale
-        features, _ = self._model.stateless_call(arrays, [], x)
+        features, _ = self._model.stateless_call(arrays, self._seeds, x)
         return features[None]
+
+    def with_tangent(
+        self,
+        weights: Sequence[tf.Tensor],
+        tangents: Sequence[tf.Tensor],
+        known: Sequence[tf.Tensor],
+    ) -> tuple[tf.Tensor, tf.Tensor]:
+        """The features, and their forward-mode product with tangents of the weights.
+
+        By reverse mode twice, the gradient being linear in what it is taken of: forward mode fails
+        around a loop, which a network of the user's own may have in it.
+        """
+        import tensorflow as tf
+
+        with tf.GradientTape() as outer:
+            with tf.GradientTape(persistent=True) as inner:
+                inner.watch(weights)
+                features = self(weights, known[0])
+            upstream = tf.zeros_like(features)
+            outer.watch(upstream)
+            pulled = inner.gradient(
+                features, weights, upstream, unconnected_gradients=tf.UnconnectedGradients.ZERO
+            )
+        return features, outer.gradient(pulled, upstream, list(tangents))
