@@ -1,11 +1,13 @@
 """How fast training is, as ratios of rates that were measured in turns.
 
     python run/benchmark/speed.py --rounds 5 --sb3-python PYTHON --output speed.csv
+    python run/benchmark/speed.py --suite atari --rounds 3 --sb3-python PYTHON --output atari.csv
 
-In each round, one after another: a single Hopper-v4 stepped with random actions drawn beforehand;
-one rank; two one-rank runs side by side; two ranks; and, where `--sb3-python` names an interpreter
-that has sb3-contrib, its TRPO and this one at equal settings, each on one core. The table gives
-the median over the rounds of each ratio, and its range.
+In each round, one after another: the bare environment with random actions, a single Hopper-v4 or
+ale-py's own vector of 16 Pongs on one core; one rank; two one-rank runs side by side; two ranks;
+for Atari 16 ranks, and one rank with the network of Mnih et al. 2015; and, where `--sb3-python`
+names an interpreter that has sb3-contrib, its TRPO and this one at equal settings, each on one
+core. The table gives the median over the rounds of each ratio, and its range.
 """
 
 import argparse
@@ -14,15 +16,13 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
-HERE = Path(__file__).parent
-COMMAND = [sys.executable, "-m", "trpo_mpi.run_mujoco"]
-SB3_SETTINGS = ["--cg-iters", "15", "--vf-iters", "10", "--vf-batch", "128"]
-SB3_SETTINGS += ["--fisher-fraction", "1", "--no-normalize-observations", "--no-normalize-returns"]
-SB3_CODE = """
+SB3_HOPPER = """
 import time, torch
 torch.set_num_threads(1)
 from sb3_contrib import TRPO
@@ -36,9 +36,27 @@ start = time.perf_counter()
 model.learn(2048 * 20, reset_num_timesteps=False)
 print(2048 * 20 / (time.perf_counter() - start))
 """
+SB3_PONG = """
+import time, torch
+torch.set_num_threads(1)
+import ale_py, gymnasium
+gymnasium.register_envs(ale_py)
+from sb3_contrib import TRPO
+from stable_baselines3.common.env_util import make_atari_env
+from stable_baselines3.common.vec_env import VecFrameStack
+env = VecFrameStack(make_atari_env("PongNoFrameskip-v4", n_envs=8, seed=0), n_stack=4)
+model = TRPO("CnnPolicy", env, n_steps=64, batch_size=128, cg_max_steps=15,
+             n_critic_updates=10, device="cpu", seed=0)
+model.learn(512)
+start = time.perf_counter()
+model.learn(512 * 2, reset_num_timesteps=False)
+print(512 * 2 / (time.perf_counter() - start))
+"""
+EQUAL_SETTINGS = "--cg-iters 15 --vf-iters 10 --vf-batch 128 --fisher-fraction 1 "
+EQUAL_SETTINGS += "--no-normalize-returns --no-normalize-observations"
 
 
-def raw_rate(steps: int = 20000) -> float:
+def bare_hopper(steps: int = 20000) -> float:
     """Steps/s of one Hopper-v4 with random actions, resets included."""
     import gymnasium as gym
 
@@ -54,65 +72,133 @@ def raw_rate(steps: int = 20000) -> float:
     return steps / (time.perf_counter() - start)
 
 
-def start_run(prefix: list[str], arguments: list[str], outdir: Path) -> subprocess.Popen[bytes]:
-    """A training run of 60 iterations in the background."""
-    steps = ["--num-timesteps", str(60 * 2048), "--outdir", str(outdir)]
-    return subprocess.Popen([*prefix, *COMMAND, *steps, *arguments], stdout=subprocess.DEVNULL)
+def bare_pong(steps: int = 1000) -> float:
+    """Steps/s of ale-py's vector of 16 games on one core, with random actions."""
+    import ale_py
+
+    envs = ale_py.AtariVectorEnv("pong", 16, num_threads=1)
+    envs.reset(seed=np.arange(16))
+    actions = np.random.default_rng(0).integers(0, 6, (steps, 16))
+    start = time.perf_counter()
+    for action in actions:
+        envs.step(action)
+    return 16 * steps / (time.perf_counter() - start)
 
 
-def rate(outdir: Path) -> float:
-    """Steps/s of a run, learning included, without its first ten iterations."""
+class Suite(NamedTuple):
+    """What is measured of one kind of environment."""
+
+    module: str
+    bare: Callable[[], float]
+    iterations: int
+    first: int
+    """The first so many are left out."""
+    runs: dict[str, tuple[tuple[int, str], ...]]
+    """Rates by name: runs that are started together, each as ranks and flags."""
+    sb3: str
+    equal: str
+    """Flags for the settings of `sb3`."""
+    ratios: tuple[tuple[str, str, str, float], ...]
+    """In words, of which rate over which, and what it is to be at least."""
+
+
+SIDE_BY_SIDE = ((1, "--seed 1"), (1, "--seed 2"))
+SUITES = {
+    "mujoco": Suite(
+        "run_mujoco",
+        bare_hopper,
+        60,
+        10,
+        {"one": ((1, ""),), "side by side": SIDE_BY_SIDE, "two ranks": ((2, ""),)},
+        SB3_HOPPER,
+        EQUAL_SETTINGS,
+        (
+            ("one rank over raw environment", "one", "bare", 0.80),
+            ("two ranks over two runs side by side", "two ranks", "side by side", 0.88),
+            ("over sb3-contrib at its settings", "as sb3-contrib", "sb3-contrib", 1.5),
+        ),
+    ),
+    "atari": Suite(
+        "run_atari",
+        bare_pong,
+        6,
+        2,
+        {
+            "one": ((1, ""),),
+            "nature": ((1, "--cnn nature"),),
+            "side by side": SIDE_BY_SIDE,
+            "two ranks": ((2, ""),),
+            "16 ranks": ((16, ""),),
+        },
+        SB3_PONG,
+        f"--num-envs 8 --timesteps-per-batch 512 --cnn nature {EQUAL_SETTINGS}",
+        (
+            ("small network over bare vector", "one", "bare", 0.20),
+            ("Nature's network over bare vector", "nature", "bare", 0.10),
+            ("two ranks over two runs side by side", "two ranks", "side by side", 0.93),
+            ("16 ranks over two", "16 ranks", "two ranks", 0.50),
+            ("over sb3-contrib at its settings", "as sb3-contrib", "sb3-contrib", 4.0),
+        ),
+    ),
+}
+
+
+def start_run(suite: Suite, prefix: list[str], flags: str, outdir: Path) -> subprocess.Popen[bytes]:
+    """A training run in the background."""
+    command = [*prefix, sys.executable, "-m", f"trpo_mpi.{suite.module}", *flags.split()]
+    command += ["--max-iterations", str(suite.iterations), "--outdir", str(outdir)]
+    return subprocess.Popen(command, stdout=subprocess.DEVNULL)
+
+
+def rate(outdir: Path, first: int) -> float:
+    """Steps/s of a run, learning included, without its first iterations."""
     with open(outdir / "progress.csv") as file:
         rows = list(csv.DictReader(file))
-    first, last = rows[9], rows[-1]
-    seconds = float(last["seconds"]) - float(first["seconds"])
-    return (int(last["timesteps"]) - int(first["timesteps"])) / seconds
+    begun, last = rows[first - 1], rows[-1]
+    seconds = float(last["seconds"]) - float(begun["seconds"])
+    return (int(last["timesteps"]) - int(begun["timesteps"])) / seconds
 
 
-def trained(*jobs: tuple[list[str], list[str]]) -> float:
-    """Total steps/s of runs started together, each (prefix, arguments)."""
+def trained(suite: Suite, *jobs: tuple[list[str], str]) -> float:
+    """Total steps/s of runs started together, each (prefix, flags)."""
     with tempfile.TemporaryDirectory() as scratch:
         places = [Path(scratch) / str(i) for i in range(len(jobs))]
-        runs = [start_run(*job, place) for job, place in zip(jobs, places, strict=True)]
+        runs = [start_run(suite, *job, place) for job, place in zip(jobs, places, strict=True)]
         if any([run.wait() for run in runs]):
             sys.exit("a training run failed")
-        return sum(rate(place) for place in places)
+        return sum(rate(place, suite.first) for place in places)
 
 
-def one_round(mpirun: list[str], sb3_python: str | None) -> dict[str, float]:
+def one_round(suite: Suite, sb3_python: str | None) -> dict[str, float]:
     """Every rate once, in steps/s."""
-    rates = {"raw": raw_rate(), "one": trained(([], []))}
-    rates["side by side"] = trained(([], ["--seed", "1"]), ([], ["--seed", "2"]))
-    rates["two ranks"] = trained((mpirun, []))
+    rates = {"bare": suite.bare()}
+    mpirun = str(Path(sys.executable).parent / "mpirun")
+    for name, jobs in suite.runs.items():
+        prefixed = [([mpirun, "-np", str(n)] if n > 1 else [], flags) for n, flags in jobs]
+        rates[name] = trained(suite, *prefixed)
     if sb3_python is not None:
         one_core = ["taskset", "-c", "0"]
         command = [*one_core, "env", "OMP_NUM_THREADS=1", sb3_python, "-W", "ignore"]
         result = subprocess.run(
-            [*command, "-c", SB3_CODE], capture_output=True, text=True, check=True
+            [*command, "-c", suite.sb3], capture_output=True, text=True, check=True
         )
         rates["sb3-contrib"] = float(result.stdout.split()[-1])
-        rates["as sb3-contrib"] = trained((one_core, SB3_SETTINGS))
+        rates["as sb3-contrib"] = trained(suite, (one_core, suite.equal))
     return rates
-
-
-RATIOS = (
-    ("one rank over raw environment", "one", "raw", 0.80),
-    ("two ranks over two runs side by side", "two ranks", "side by side", 0.88),
-    ("over sb3-contrib at its settings", "as sb3-contrib", "sb3-contrib", 1.5),
-)
 
 
 def main() -> None:
     """Measure and print the table."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--suite", choices=list(SUITES), default="mujoco")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--sb3-python", help="an interpreter that has sb3-contrib")
     parser.add_argument("--output", type=Path, help="CSV file for the rates of each round")
     options = parser.parse_args()
-    mpirun = [str(Path(sys.executable).parent / "mpirun"), "-np", "2"]
+    suite = SUITES[options.suite]
     rounds = []
     for number in range(options.rounds):
-        rounds.append(one_round(mpirun, options.sb3_python))
+        rounds.append(one_round(suite, options.sb3_python))
         print(number, {name: round(value) for name, value in rounds[-1].items()}, flush=True)
     if options.output:
         with open(options.output, "w", newline="") as file:
@@ -120,7 +206,7 @@ def main() -> None:
             writer.writeheader()
             writer.writerows({k: f"{v:.1f}" for k, v in r.items()} for r in rounds)
     print(f"{'ratio':40}{'median':>8}{'lowest':>8}{'highest':>8}{'at least':>10}")
-    for name, over, under, target in RATIOS:
+    for name, over, under, target in suite.ratios:
         if over in rounds[0]:
             ratios = [r[over] / r[under] for r in rounds]
             numbers = (np.median(ratios), min(ratios), max(ratios))
