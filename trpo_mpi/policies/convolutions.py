@@ -34,7 +34,11 @@ class GraphPart(Encoder):
 
         return [tf.constant(array[None]) for array in arrays]
 
-    def rows(self, weights: Sequence[tf.Tensor], x: np.ndarray) -> np.ndarray:
+    def acting(self, weights: Sequence[tf.Tensor], inputs: tf.Tensor) -> tf.Tensor:
+        """The part of `rows` that is TensorFlow's, for one column."""
+        return self(weights, inputs)
+
+    def rows(self, weights: Sequence[Any], x: np.ndarray) -> np.ndarray:
         """The same for (n, D) rows; traced anew for another n."""
         import tensorflow as tf
 
@@ -42,7 +46,7 @@ class GraphPart(Encoder):
 
         if x.shape not in self._graphs:
             specs = [tf.TensorSpec(array.shape, array.dtype) for array in (x, *weights)]
-            self._graphs[x.shape] = Graph(lambda x, *w: self(w, x[None])[0], *specs)
+            self._graphs[x.shape] = Graph(lambda x, *w: self.acting(w, x[None])[0], *specs)
         return np.asarray(self._graphs[x.shape](x, *weights))
 
 
@@ -104,17 +108,43 @@ class Cnn(GraphPart):
             images = tf.transpose(images, (0, 2, 3, 1))
         return tf.cast(images, kind) * self._scale
 
+    def _convolved(self, weights: Sequence[tf.Tensor], inputs: tf.Tensor) -> list[tf.Tensor]:
+        """What each convolution gives: (T, height, width, filters)."""
+        import tensorflow as tf
+
+        given, x = [], self._images(inputs, weights[0].dtype)
+        for i, (_, _, stride) in enumerate(self._convolutions):
+            filters, bias = weights[2 * i][0], weights[2 * i + 1][0, 0]
+            x = tf.nn.relu(tf.nn.bias_add(tf.nn.conv2d(x, filters, stride, "VALID"), bias))
+            given.append(x)
+        return given
+
     def known(self, weights: Sequence[tf.Tensor], inputs: tf.Tensor) -> list[tf.Tensor]:
         """The inputs, as bytes if they are, and what each layer gives; the features last."""
         import tensorflow as tf
 
-        known, x = [inputs], self._images(inputs, weights[0].dtype)
-        for i, (_, _, stride) in enumerate(self._convolutions):
-            filters, bias = weights[2 * i][0], weights[2 * i + 1][0, 0]
-            x = tf.nn.relu(tf.nn.bias_add(tf.nn.conv2d(x, filters, stride, "VALID"), bias))
-            known.append(x)
-        x = tf.matmul(tf.reshape(x, (1, -1, self._flat)), weights[-2])
-        return [*known, tf.nn.relu(x + every_step(weights[-1], x))]
+        given = self._convolved(weights, inputs)
+        x = tf.matmul(tf.reshape(given[-1], (1, -1, self._flat)), weights[-2])
+        return [inputs, *given, tf.nn.relu(x + every_step(weights[-1], x))]
+
+    def held(self, arrays: Sequence[np.ndarray]) -> Sequence[Any]:
+        """One set of arrays as `rows` takes it."""
+        return [*super().held(arrays[:-2]), *arrays[-2:]]
+
+    def acting(self, weights: Sequence[tf.Tensor], inputs: tf.Tensor) -> tf.Tensor:
+        """What the last convolution gives, flat."""
+        import tensorflow as tf
+
+        return tf.reshape(self._convolved(weights, inputs)[-1], (1, -1, self._flat))
+
+    def rows(self, weights: Sequence[Any], x: np.ndarray) -> np.ndarray:
+        """The same for (n, D) rows.
+
+        The last layer in NumPy: TensorFlow rearranges its matrix at every call, for one image
+        ten times the work.
+        """
+        features = super().rows(weights[:-2], x) @ weights[-2] + weights[-1]
+        return np.maximum(features, 0, out=features)
 
     def with_tangent(
         self,

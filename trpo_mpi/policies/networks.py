@@ -208,18 +208,23 @@ class Rows:
             what they carry then.
         flat: the parameters.
         block: rows at a time.
+        alone: whether a single image may go by itself, in half the time; its bits may then differ
+            from those among others.
     """
 
-    def __init__(self, network: Any, flat: np.ndarray, block: int = BLOCK) -> None:
+    def __init__(
+        self, network: Any, flat: np.ndarray, block: int = BLOCK, alone: bool = False
+    ) -> None:
         self._network = network
         arrays = network.of_parts(network.split(flat))
         self._held = [part.held(own) for part, own in zip(network.parts, arrays, strict=True)]
         self._block = block
+        self._alone = alone and network.one_column
 
     def __call__(self, rows: np.ndarray, carried: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """(n, D) observations and (n, S) carried numbers -> (n, outputs) and (n, S)."""
         n, block = len(rows), self._block
-        if n == block:
+        if n == block or (n == 1 and self._alone):
             return self._forward(rows, carried)
         if n % block:
             outputs, after = self(padded_rows(rows, block), padded_rows(carried, block))

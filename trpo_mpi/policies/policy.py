@@ -213,9 +213,12 @@ class Policy(Network):
             features, state = self.lstm.rows(lstm[0], features, state)
         return self._head.rows(head, features), state
 
-    def actor(self, theta: np.ndarray, block: int = BLOCK) -> Actor:
-        """This policy with parameters `theta`, to act with; `block` is from `safe_block`."""
-        return Actor(self, theta, block)
+    def actor(self, theta: np.ndarray, block: int = BLOCK, alone: bool = False) -> Actor:
+        """This policy with parameters `theta`, to act with.
+
+        `block` is from `safe_block`, `alone` as of `Rows`.
+        """
+        return Actor(self, theta, block, alone)
 
 
 class MlpPolicy(Policy):
@@ -316,11 +319,11 @@ class Actor:
     log-probabilities from the latter.
     """
 
-    def __init__(self, policy: Policy, theta: np.ndarray, block: int) -> None:
+    def __init__(self, policy: Policy, theta: np.ndarray, block: int, alone: bool) -> None:
         self.distribution = policy.distribution
         self.state_size = policy.state_size
         self.memory_size = policy.memory_size
-        self._outputs = Rows(policy, theta, block)
+        self._outputs = Rows(policy, theta, block, alone)
         self._choose = policy.distribution.choose
         self._log_std: np.ndarray | None = None
         self._std: np.ndarray | None = None

@@ -55,7 +55,7 @@ class Model:
     def actor(self) -> Actor:
         """The policy, to act with on normalised observations."""
         policy = self.make_policy()
-        return policy.actor(self.theta, safe_block(policy, self.theta))
+        return policy.actor(self.theta, safe_block(policy, self.theta), alone=True)
 
     def make_policy(self) -> Policy:
         """The policy, without its parameters."""
