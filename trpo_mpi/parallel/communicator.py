@@ -8,6 +8,7 @@ sum over columns (`sum_columns`), or the columns' rows side by side in their glo
 
 import bisect
 import itertools
+import os
 import socket
 import time
 from collections.abc import Callable, Sequence
@@ -20,6 +21,9 @@ from trpo_mpi.parallel.exact_sum import ExactSum
 
 T = TypeVar("T")
 
+PAUSE = 1e-4
+"""Seconds between two looks at a collective, where ranks share cores."""
+
 
 class Communicator:
     """The ranks of one job and the columns they own.
@@ -27,10 +31,13 @@ class Communicator:
     Args:
         mpi: an mpi4py communicator, or None for a single process without any MPI library.
         columns: environments over all ranks, C; every rank must own at least one.
+        patient: wait for the other ranks asleep. MPI's own waiting keeps a core busy, which the
+            rank that is waited for may need.
     """
 
-    def __init__(self, mpi: Any, columns: int = 0) -> None:
+    def __init__(self, mpi: Any, columns: int = 0, patient: bool = False) -> None:
         self._mpi = mpi
+        self.patient = patient
         self.rank: int = mpi.Get_rank() if mpi else 0
         self.size: int = mpi.Get_size() if mpi else 1
         self.num_columns = columns or self.size
@@ -45,7 +52,7 @@ class Communicator:
 
     def with_columns(self, columns: int) -> "Communicator":
         """The same ranks, owning `columns` columns between them."""
-        return Communicator(self._mpi, columns)
+        return Communicator(self._mpi, columns, self.patient)
 
     def first_column(self, rank: int) -> int:
         """The first column that a rank owns."""
@@ -60,19 +67,31 @@ class Communicator:
         """Whether this is rank 0, the one that prints and writes."""
         return self.rank == 0
 
-    def _timed(self, operation: Callable[..., Any], *args: Any) -> Any:
+    def _collective(self, name: str, *args: Any) -> None:
+        """One of MPI's, by its name, on buffers."""
         start = time.perf_counter()
-        result = operation(*args)
+        if self.patient:
+            self._wait(getattr(self._mpi, f"I{name.lower()}")(*args))
+        else:
+            getattr(self._mpi, name)(*args)
         self.seconds += time.perf_counter() - start
         self.collectives += 1
-        return result
+
+    def _wait(self, request: Any) -> None:
+        while not request.Test():
+            time.sleep(PAUSE)
+
+    def _meet(self) -> None:
+        """Before a collective of objects, which can't be waited for asleep."""
+        if self.patient:
+            self._wait(self._mpi.Ibarrier())
 
     def _allreduce(self, buffer: np.ndarray) -> None:
         if self._mpi is None or self.size == 1:
             return
         from mpi4py import MPI
 
-        self._timed(self._mpi.Allreduce, MPI.IN_PLACE, buffer)
+        self._collective("Allreduce", MPI.IN_PLACE, buffer)
 
     def gather_columns(self, rows: np.ndarray) -> np.ndarray:
         """All columns' rows on every rank: (own columns, K) -> (C, K), in global order."""
@@ -91,8 +110,8 @@ class Communicator:
         result = np.empty((int(np.sum(counts)), *rows.shape[1:]), rows.dtype)
         item = rows.dtype.itemsize * int(np.prod(rows.shape[1:]))
         bytes_of_rank = [int(n) * item for n in counts]  # as bytes: any dtype, no conversion
-        self._timed(
-            self._mpi.Allgatherv,
+        self._collective(
+            "Allgatherv",
             rows.view(np.uint8).reshape(-1),
             [result.view(np.uint8).reshape(-1), bytes_of_rank],
         )
@@ -111,7 +130,7 @@ class Communicator:
         counts = [int(everyones[a:b].sum()) for a, b in itertools.pairwise(self._edges)]
         own = np.frombuffer(b"".join(contents), np.uint8)
         result = np.empty(sum(counts) if self.is_root else 0, np.uint8)
-        self._timed(self._mpi.Gatherv, own, [result, counts] if self.is_root else None)
+        self._collective("Gatherv", own, [result, counts] if self.is_root else None)
         if not self.is_root:
             return []
         ends = np.cumsum(everyones)
@@ -120,7 +139,7 @@ class Communicator:
     def broadcast(self, array: np.ndarray) -> None:
         """Overwrite a contiguous array by rank 0's."""
         if self.size > 1:
-            self._timed(self._mpi.Bcast, array)
+            self._collective("Bcast", array)
 
     def on_root(self, function: Callable[[], T]) -> T:
         """Run a function on rank 0 alone and give its (picklable) result to every rank.
@@ -135,6 +154,7 @@ class Communicator:
             except UsageError as error:
                 outcome = (None, str(error))
         if self.size > 1:
+            self._meet()
             outcome = self._mpi.bcast(outcome)
         result, refusal = outcome
         if refusal is not None:
@@ -148,7 +168,10 @@ class Communicator:
             result = function()
         except UsageError as error:
             refusal = str(error)
-        refusals = self._mpi.allgather(refusal) if self.size > 1 else [refusal]
+        refusals = [refusal]
+        if self.size > 1:
+            self._meet()
+            refusals = self._mpi.allgather(refusal)
         for text in refusals:
             if text is not None:
                 raise UsageError(text)
@@ -157,6 +180,7 @@ class Communicator:
     def barrier(self) -> None:
         """Wait until every rank is here."""
         if self.size > 1:
+            self._meet()
             self._mpi.Barrier()
 
     def hosts(self) -> list[str]:
@@ -185,6 +209,18 @@ class Communicator:
         total: int = node.allreduce(number)
         node.Free()
         return total
+
+    def oversubscribed(self) -> bool:
+        """Whether this node has fewer cores than ranks for them."""
+        if self.size == 1 or not hasattr(os, "sched_getaffinity"):
+            return False
+        from mpi4py import MPI
+
+        node = self._mpi.Split_type(MPI.COMM_TYPE_SHARED)
+        cores = set().union(*node.allgather(os.sched_getaffinity(0)))
+        shared: bool = len(cores) < node.Get_size()
+        node.Free()
+        return shared
 
     def library(self) -> str:
         """Name and version of the MPI library, for example `MPICH 5.0.2`."""

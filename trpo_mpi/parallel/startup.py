@@ -109,6 +109,7 @@ def connect() -> "Communicator":
         )
     if comm.size > 1:
         sys.excepthook = _abort_on_exception
+        comm.patient = comm.oversubscribed()
     return comm
 
 
