@@ -81,7 +81,7 @@ def rollout_advantages(trainer: Trainer, perfect: object) -> tuple[np.ndarray, n
     actor = trainer.policy.actor(trainer.theta)
     trainer._sampler.collect(actor, trainer.normalizer, 3)  # so that batches cut episodes
     batch = trainer._sampler.collect(actor, trainer.normalizer, 32)
-    return trainer._advantages(batch, actor)
+    return trainer._advantages(batch, batch.rewards, actor)
 
 
 RAW = {"normalize_observations": False, "normalize_returns": False, "gamma": GAMMA, "num_envs": 2}

@@ -133,3 +133,29 @@ def test_waits_for_nobody_where_standard_error_is_a_file(tmp_path: Path) -> None
             timeout=30,
             cwd=tmp_path,
         )
+
+
+CORES = """
+import os, sys
+import numpy as np
+from trpo_mpi.parallel import startup
+cores = sorted(os.sched_getaffinity(0))
+mine = {"one": cores[:1], "each": [cores[startup.launched()[2]]], "all": cores[:2]}[sys.argv[1]]
+os.sched_setaffinity(0, mine)
+comm = startup.connect().with_columns(2)
+assert comm.on_root(lambda: "said") == "said"
+total = comm.sum_columns("x", comm.gather_columns(np.ones((1, 3)))[:1]).sum()
+if comm.is_root:
+    print(comm.patient, total)
+"""
+
+
+@pytest.mark.skipif(len(os.sched_getaffinity(0)) < 2, reason="takes two cores")
+@pytest.mark.parametrize(("cores", "patient"), [("one", True), ("each", False), ("all", False)])
+def test_ranks_that_share_a_core_wait_asleep(
+    cores: str, patient: bool, tmp_path: Path, mpirun: Run
+) -> None:
+    (tmp_path / "script.py").write_text(CORES, encoding="utf-8")
+    result = mpirun(2, "script.py", cores, timeout=60)
+    assert result.returncode == 0, result.stderr
+    assert result.stdout == f"{patient} 6.0\n"
