@@ -2,10 +2,11 @@
 
 from typing import Any
 
+import gymnasium as gym
 import numpy as np
 import pytest
 from toy_envs import Noisy
-from toy_training import toy_trainer
+from toy_training import toy_trainer, train
 
 from trpo_mpi.algorithms.trpo import PolicyBatch
 from trpo_mpi.rollout import Batch
@@ -272,3 +273,21 @@ def test_drift_names_the_ranks_that_differ() -> None:
         trainer._check_drift(np.array([8.0, 8, 7, 7, 7, 7]))
     with pytest.raises(RuntimeError, match=r"rank 1, 2 of 3 "):
         trainer._check_drift(np.array([7.0, 7, 6, 6, 8, 8]))
+
+
+def test_clipped_rewards_are_learnt_from_and_raw_ones_reported() -> None:
+    """Paid 3 for each step, a trainer that sees signs learns as one that is paid 1."""
+
+    def paid(amount: float) -> gym.Env[Any, Any]:
+        return gym.wrappers.TransformReward(gym.make("CartPole-v1"), lambda _: amount)
+
+    settings = {"num_timesteps": 2048, "timesteps_per_batch": 512}
+    threefold = toy_trainer(lambda: paid(3), clip_rewards=True, **settings)
+    plain = toy_trainer(lambda: paid(1), **settings)
+    raw = toy_trainer(lambda: paid(3), normalize_returns=False, **settings)
+    one, other = train(threefold), train(plain)
+    train(raw)
+    assert np.array_equal(threefold.theta, plain.theta)
+    assert np.array_equal(threefold.critic.phi, plain.critic.phi)
+    assert not np.array_equal(raw.critic.phi, plain.critic.phi)
+    assert one[-1]["episode_return_mean"] == 3 * other[-1]["episode_return_mean"]
