@@ -1,11 +1,12 @@
 """Settings: their ranges, and the batch as a grid."""
 
+import dataclasses
 import typing
 from typing import Any
 
 import pytest
 
-from trpo_mpi.config import Config, Grid, batch_grid
+from trpo_mpi.config import CONFIGS, Config, Grid, batch_grid
 from trpo_mpi.errors import UsageError
 
 
@@ -68,13 +69,15 @@ def test_the_edges_of_the_ranges_are_allowed(settings: dict[str, Any]) -> None:
     Config(**settings).validate()
 
 
-def test_every_number_has_a_range() -> None:
+@pytest.mark.parametrize("kind", CONFIGS.values())
+def test_every_number_has_a_range(kind: type[Config]) -> None:
     """But for the two that may be any number, and flags."""
-    hints = typing.get_type_hints(Config, include_extras=True)
+    hints = typing.get_type_hints(kind, include_extras=True)
+    fields = {field.name: repr(hints[field.name]) for field in dataclasses.fields(kind)}
     free = [
         name
-        for name, hint in hints.items()
-        if ("int" in repr(hint) or "float" in repr(hint)) and "Range" not in repr(hint)
+        for name, hint in fields.items()
+        if ("int" in hint or "float" in hint) and "Range" not in hint
     ]
     assert free == ["init_logstd", "stop_return"]
 
