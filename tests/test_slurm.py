@@ -91,7 +91,8 @@ class Job:
 
 
 def submit(folder: Path, *flags: str, **variables: str) -> Job:
-    """train.sh with two ranks, one on each node."""
+    """train.sh with two ranks, one on each node; slow enough to be caught while it runs."""
+    variables = {"SECONDS_A_STEP": "0.001"} | variables
     run, log = folder / "run", folder / "log"
     flags = ("--parsable", "--nodes=2", "--ntasks=2", f"--output={log}", *flags)
     script = ["run/slurm/train.sh", *RUN.split(), "--outdir", run]
