@@ -1,6 +1,7 @@
 """Every setting of a training run: the one dataclass that is also the command line.
 
-The sentence under a field is its `--help` line and gives the unit and what the setting does;
+The sentence under a field is its `--help` line and gives the unit and what the setting does (where
+a subclass has another default alone, that of the field it replaces);
 the type carries the range, which `validate` checks. Where a default comes from a paper or an
 older system, or was chosen from this project's own runs, the comment beside it says so.
 """
@@ -221,18 +222,13 @@ class AtariConfig(Atari, Config):
     timesteps_per_batch: Count | None = None
     """Time steps an iteration, over all environments. [default: 4096, or the nearest
     that the environments divide]"""
+
     gamma: Discount = 0.99
-    """Discount of a reward one time step later."""
     vf_iters: Natural = 4
-    """Critic: passes over the batch in each iteration."""
     vf_batch: Count = 1024
-    """Critic: time steps a minibatch, over all environments."""
     vf_stepsize: Positive = 5e-4
-    """Critic: Adam's first step size."""
     fisher_fraction: Fraction = 0.2
-    """Share of the batch's time steps that Fisher-vector products use."""
     clip_rewards: bool = True
-    """Learn from the sign of each reward alone; what is reported stays the raw return."""
 
     command: ClassVar[str] = "run_atari"
     batch_default: ClassVar[int] = 4096

@@ -164,7 +164,8 @@ def play_episode(
         ended = terminated or truncated
         game = info.get("game", (total, length))
         if ended and game is None:
-            flat, ended = flatten(env.reset()[0]), False
+            flat = _finite(flatten(env.reset()[0]), total, number, length)
+            ended = False
             act.begin()
     return game
 

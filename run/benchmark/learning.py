@@ -12,14 +12,13 @@ table is printed. Environments that take a memory are the tests' own.
 import argparse
 import csv
 import os
-import subprocess
-import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from threading import Lock
 from typing import NamedTuple
 
 import numpy as np
+from scores import column, run
 
 ROOT = Path(__file__).parents[2]
 FIELDS = ("task", "seed", "reached_at", "training", "stochastic", "deterministic", "command")
@@ -58,21 +57,6 @@ TASKS = {
 }
 
 
-def python(log: Path, module: str, *arguments: str) -> None:
-    """One command of this package; its output is appended to `log`."""
-    paths = os.pathsep.join(map(str, (ROOT, ROOT / "tests")))
-    with open(log, "a") as file:
-        command = [sys.executable, "-m", f"trpo_mpi.{module}", *arguments]
-        environ = os.environ | {"PYTHONPATH": paths}
-        subprocess.run(command, stdout=file, stderr=subprocess.STDOUT, check=True, env=environ)
-
-
-def column(path: Path, name: str) -> list[float]:
-    """A column of a CSV file, as numbers; where it is empty, a NaN."""
-    with open(path) as file:
-        return [float(row[name] or "nan") for row in csv.DictReader(file)]
-
-
 def one(name: str, seed: int, runs: Path) -> dict[str, object]:
     """Train and evaluate; a row."""
     task = TASKS[name]
@@ -80,7 +64,7 @@ def one(name: str, seed: int, runs: Path) -> dict[str, object]:
     log = place.with_suffix(".log")
     arguments = ["--env", task.env, "--num-timesteps", str(task.steps), *task.flags.split()]
     arguments += ["--seed", str(seed)]
-    python(log, "run_mujoco", *arguments, "--outdir", str(place), "--resume", "auto")
+    run("run_mujoco", *arguments, "--outdir", str(place), "--resume", "auto", log=log)
     progress = place / "progress.csv"
     means, steps = column(progress, "episode_return_mean"), column(progress, "timesteps")
     episodes = column(progress, "episodes")
@@ -89,7 +73,7 @@ def one(name: str, seed: int, runs: Path) -> dict[str, object]:
     row["reached_at"] = next((int(t) for t, mean in whole if mean >= task.goal), "")
     row["training"] = f"{means[-1]:.2f}"
     for mode, flags in (("stochastic", []), ("deterministic", ["--deterministic"])):
-        python(log, "evaluate", str(place), "--episodes", "100", *flags)
+        run("evaluate", str(place), "--episodes", "100", *flags, log=log)
         row[mode] = f"{np.mean(column(place / 'evaluation.csv', 'return')):.2f}"
     return row
 
@@ -124,6 +108,7 @@ def main() -> None:
     parser.add_argument("--jobs", type=int, default=2)
     options = parser.parse_args()
     options.runs.mkdir(parents=True, exist_ok=True)
+    os.environ["PYTHONPATH"] = os.pathsep.join(map(str, (ROOT, ROOT / "tests")))
     rows: list[dict[str, object]] = []
     if options.output.exists():
         with open(options.output) as file:

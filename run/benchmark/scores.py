@@ -39,10 +39,11 @@ def run(module: str, *arguments: str, log: Path) -> None:
         subprocess.run(command, stdout=file, stderr=subprocess.STDOUT, check=True)
 
 
-def returns(path: Path, column: str) -> list[float]:
-    """A column of a CSV file, as numbers."""
+def column(path: Path, name: str) -> list[float]:
+    """A column of a CSV file, as numbers; where it is empty, a NaN."""
     with open(path) as file:
-        return [float(row[column]) for row in csv.DictReader(x for x in file if x[0] != "#")]
+        rows = csv.DictReader(line for line in file if line[0] != "#")
+        return [float(row[name] or "nan") for row in rows]
 
 
 def one(env: str, seed: int, runs: Path, results: Path, steps: int) -> dict[str, Any]:
@@ -53,12 +54,12 @@ def one(env: str, seed: int, runs: Path, results: Path, steps: int) -> dict[str,
         arguments = ["--env", env, "--seed", str(seed), "--num-timesteps", str(steps)]
         run("run_mujoco", *arguments, "--outdir", str(place), "--resume", "auto", log=log)
         scores: dict[str, Any] = {"env": env, "seed": seed}
-        scores["training"] = np.mean(returns(place / "monitor.csv", "r")[-100:])
+        scores["training"] = np.mean(column(place / "monitor.csv", "r")[-100:])
         for mode in MODES[1:]:
             flags = ["--deterministic"] if mode == "deterministic" else []
             run("evaluate", str(place), "--episodes", "100", *flags, log=log)
-            scores[mode] = np.mean(returns(place / "evaluation.csv", "return"))
-        scores["seconds"] = returns(place / "progress.csv", "seconds")[-1]
+            scores[mode] = np.mean(column(place / "evaluation.csv", "return"))
+        scores["seconds"] = column(place / "progress.csv", "seconds")[-1]
         kept.mkdir(exist_ok=True)
         config = json.loads((place / "config.json").read_text())
         config = {name: config[name] for name in ("settings", "recipe", "git_commit", "cpu")}

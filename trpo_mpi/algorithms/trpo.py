@@ -121,8 +121,8 @@ class PolicyKernels:
     def fisher_data(self, theta: np.ndarray, batch: PolicyBatch) -> list[list[tf.Tensor]]:
         """What `fisher_product` takes of a batch, at these parameters."""
         rows = batch.fisher_rows
-        rest = (batch.starts[:, rows], batch.states[:, rows[0]], batch.mask[:, rows])
-        parts = parts_of(self._columns, batch.observations[:, rows], *rest)
+        others = (batch.starts[:, rows], batch.states[:, rows[0]], batch.mask[:, rows])
+        parts = parts_of(self._columns, batch.observations[:, rows], *others)
         return [[*rest, *self._known(theta, observations)] for observations, *rest in parts]
 
     def gradient(

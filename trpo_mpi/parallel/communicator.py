@@ -7,11 +7,12 @@ sum over columns (`sum_columns`), or the columns' rows side by side in their glo
 """
 
 import bisect
+import contextlib
 import itertools
 import os
 import socket
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, TypeVar, cast
 
 import numpy as np
@@ -70,21 +71,34 @@ class Communicator:
     def _collective(self, name: str, *args: Any) -> None:
         """One of MPI's, by its name, on buffers."""
         start = time.perf_counter()
-        if self.patient:
-            self._wait(getattr(self._mpi, f"I{name.lower()}")(*args))
-        else:
-            getattr(self._mpi, name)(*args)
+        self._wait_for(name, *args)
         self.seconds += time.perf_counter() - start
         self.collectives += 1
 
-    def _wait(self, request: Any) -> None:
+    def _wait_for(self, name: str, *args: Any) -> None:
+        if not self.patient:
+            getattr(self._mpi, name)(*args)
+            return
+        request = getattr(self._mpi, f"I{name.lower()}")(*args)
         while not request.Test():
             time.sleep(PAUSE)
 
-    def _meet(self) -> None:
-        """Before a collective of objects, which can't be waited for asleep."""
-        if self.patient:
-            self._wait(self._mpi.Ibarrier())
+    def _objects(self, name: str, value: Any) -> Any:
+        """A collective of pickled objects, by its name."""
+        if self.patient:  # there is none of these that can be waited for asleep
+            self.barrier()
+        return getattr(self._mpi, name)(value)
+
+    @contextlib.contextmanager
+    def _node(self) -> Iterator[Any]:
+        """An mpi4py communicator of the ranks on this node."""
+        from mpi4py import MPI
+
+        node = self._mpi.Split_type(MPI.COMM_TYPE_SHARED)
+        try:
+            yield node
+        finally:
+            node.Free()
 
     def _allreduce(self, buffer: np.ndarray) -> None:
         if self._mpi is None or self.size == 1:
@@ -154,8 +168,7 @@ class Communicator:
             except UsageError as error:
                 outcome = (None, str(error))
         if self.size > 1:
-            self._meet()
-            outcome = self._mpi.bcast(outcome)
+            outcome = self._objects("bcast", outcome)
         result, refusal = outcome
         if refusal is not None:
             raise UsageError(refusal)
@@ -168,10 +181,7 @@ class Communicator:
             result = function()
         except UsageError as error:
             refusal = str(error)
-        refusals = [refusal]
-        if self.size > 1:
-            self._meet()
-            refusals = self._mpi.allgather(refusal)
+        refusals = self._objects("allgather", refusal) if self.size > 1 else [refusal]
         for text in refusals:
             if text is not None:
                 raise UsageError(text)
@@ -180,46 +190,36 @@ class Communicator:
     def barrier(self) -> None:
         """Wait until every rank is here."""
         if self.size > 1:
-            self._meet()
-            self._mpi.Barrier()
+            self._wait_for("Barrier")
 
     def hosts(self) -> list[str]:
         """Host name of every rank."""
         name = socket.gethostname()
-        return self._mpi.allgather(name) if self.size > 1 else [name]
+        return self._objects("allgather", name) if self.size > 1 else [name]
 
     def local_rank(self) -> int:
         """This rank's number among those on its own node."""
         if self.size == 1:
             return 0
-        from mpi4py import MPI
-
-        node = self._mpi.Split_type(MPI.COMM_TYPE_SHARED)
-        local: int = node.Get_rank()
-        node.Free()
+        with self._node() as node:
+            local: int = node.Get_rank()
         return local
 
     def node_sum(self, number: int) -> int:
         """The sum of a number over the ranks of this node."""
         if self.size == 1:
             return number
-        from mpi4py import MPI
-
-        node = self._mpi.Split_type(MPI.COMM_TYPE_SHARED)
-        total: int = node.allreduce(number)
-        node.Free()
+        with self._node() as node:
+            total: int = node.allreduce(number)
         return total
 
     def oversubscribed(self) -> bool:
         """Whether this node has fewer cores than ranks for them."""
         if self.size == 1 or not hasattr(os, "sched_getaffinity"):
             return False
-        from mpi4py import MPI
-
-        node = self._mpi.Split_type(MPI.COMM_TYPE_SHARED)
-        cores = set().union(*node.allgather(os.sched_getaffinity(0)))
-        shared: bool = len(cores) < node.Get_size()
-        node.Free()
+        with self._node() as node:
+            cores = set().union(*node.allgather(os.sched_getaffinity(0)))
+            shared: bool = len(cores) < node.Get_size()
         return shared
 
     def library(self) -> str:

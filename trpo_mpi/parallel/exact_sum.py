@@ -73,7 +73,7 @@ class ExactSum:
         buffer = self._buffers[size]
         while True:
             if finite.all() and buckets.max() + LOWEST <= guess:
-                _add_fixed_point(parts, self._bits - guess, buffer[:size])
+                _sum_fixed_point(parts, self._bits - guess, buffer[:size])
             else:
                 buffer[:size] = 0
             buffer[size:] = histogram
@@ -89,7 +89,7 @@ class ExactSum:
             guess = self.exponents[name]
 
 
-def _add_fixed_point(parts: Sequence[np.ndarray], shift: int, total: np.ndarray) -> None:
+def _sum_fixed_point(parts: Sequence[np.ndarray], shift: int, total: np.ndarray) -> None:
     """Put the sum of round(rows * 2**shift), over all rows of all parts, into `total` (N,).
 
     The product with a power of two is exact in the rows' own precision, so float32 rows are
