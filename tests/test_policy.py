@@ -11,7 +11,7 @@ from toy_policies import flat_box, mlp_critic, mlp_policy, mode, sample
 from trpo_mpi.errors import UsageError
 from trpo_mpi.policies.convolutions import Cnn, smallest
 from trpo_mpi.policies.distributions import DiagonalGaussian
-from trpo_mpi.policies.networks import BLOCK, Mlp, Network, safe_block
+from trpo_mpi.policies.networks import BLOCK, Mlp, Network, safe_blocks
 from trpo_mpi.policies.policy import POLICIES, Architecture, Policy
 from trpo_mpi.policies.recurrent import Lstm
 
@@ -75,12 +75,12 @@ def test_a_rows_bits_do_not_depend_on_the_other_rows(hidden: tuple[int, ...]) ->
 def test_single_rows_where_a_block_is_not_safe(monkeypatch: pytest.MonkeyPatch) -> None:
     """Where a product's bits do depend on the other rows, as they may on an unknown BLAS."""
     policy, theta = make_policy(BOX)
-    assert safe_block(policy, theta) == BLOCK
+    assert safe_blocks(policy, theta) == (BLOCK,)
     exact = Mlp.rows
     monkeypatch.setattr(Mlp, "rows", lambda self, w, x: exact(self, w, x) + x.sum(dtype=np.float32))
-    block = safe_block(policy, theta)
-    assert block == 1
-    actor, rows = policy.actor(theta, block), observations(5)
+    blocks = safe_blocks(policy, theta)
+    assert blocks == (1,)
+    actor, rows = policy.actor(theta, blocks), observations(5)
     assert np.array_equal(mode(actor, rows)[2:], mode(actor, rows[2:]))
 
 

@@ -6,7 +6,7 @@ import pytest
 import tensorflow as tf
 
 from trpo_mpi.errors import UsageError
-from trpo_mpi.policies.networks import GPU_IMAGES, IMAGES, Rows, safe_block
+from trpo_mpi.policies.networks import GPU_IMAGES, IMAGES, Rows, safe_blocks
 from trpo_mpi.policies.policy import Architecture
 from trpo_mpi.tensorflow_setup import choose_gpu
 
@@ -42,12 +42,12 @@ def test_images_go_to_a_gpu_together(monkeypatch: pytest.MonkeyPatch) -> None:
     space = gym.spaces.Box(0, 255, (20, 20, 4), np.uint8)
     policy = Architecture("CnnPolicy").make_policy(space, gym.spaces.Discrete(3))
     theta = policy.initialise(np.random.default_rng(0))
-    assert safe_block(policy, theta) == IMAGES
+    assert safe_blocks(policy, theta)[-1] == IMAGES
     images = np.random.default_rng(1).integers(0, 256, (5, 1600), np.uint8)
     nothing = np.zeros((5, 0), np.float32)
-    by_cpu, _ = Rows(policy, theta, IMAGES)(images, nothing)
+    by_cpu, _ = Rows(policy, theta, (IMAGES,))(images, nothing)
     monkeypatch.setattr(tf.config, "get_visible_devices", lambda _kind: FOUR[:1])
-    block = safe_block(policy, theta)
-    assert block == GPU_IMAGES
-    together, _ = Rows(policy, theta, block)(images, nothing)
+    blocks = safe_blocks(policy, theta)
+    assert blocks == (GPU_IMAGES,)
+    together, _ = Rows(policy, theta, blocks)(images, nothing)
     np.testing.assert_allclose(together, by_cpu, atol=1e-6)

@@ -33,7 +33,7 @@ from trpo_mpi.envs.vector import ColumnEnvs
 from trpo_mpi.errors import UsageError
 from trpo_mpi.normalization import ObservationNormalizer
 from trpo_mpi.parallel import startup
-from trpo_mpi.policies.networks import Rows, safe_block
+from trpo_mpi.policies.networks import Rows, safe_blocks
 from trpo_mpi.policies.own import (
     code_of,
     find_network,
@@ -320,7 +320,7 @@ class TRPO:
         memory = self.actor.memory(rows, self._carried(state, mask, len(rows)))
         if self._critic is None:
             network = model.make_critic()
-            self._critic = Rows(network, model.phi, safe_block(network, model.phi), alone=True)
+            self._critic = Rows(network, model.phi, safe_blocks(network, model.phi), alone=True)
         scale = 1.0 if model.return_moments is None else float(model.return_moments.deviation[0])
         values = self._critic(rows, memory)[0][:, 0].astype(np.float64) * scale
         return values[0] if one else values

@@ -223,9 +223,10 @@ class AtariConfig(Atari, Config):
     """Time steps an iteration, over all environments. [default: 4096, or the nearest
     that the environments divide]"""
 
+    max_kl: Positive = 0.02
     gamma: Discount = 0.99
-    vf_iters: Natural = 4
-    vf_batch: Count = 1024
+    vf_iters: Natural = 2
+    vf_batch: Count = 512
     vf_stepsize: Positive = 5e-4
     fisher_fraction: Fraction = 0.2
     clip_rewards: bool = True

@@ -31,7 +31,7 @@ from trpo_mpi.envs.spaces import Spaces
 from trpo_mpi.envs.vector import ColumnEnvs
 from trpo_mpi.normalization import ObservationNormalizer, column_moments, pool
 from trpo_mpi.parallel.communicator import Communicator
-from trpo_mpi.policies.networks import safe_block
+from trpo_mpi.policies.networks import safe_blocks
 from trpo_mpi.policies.policy import Actor, Architecture, ValueNetwork
 from trpo_mpi.rollout import Batch, Sampler
 from trpo_mpi.run_directory.model_file import Model, initial
@@ -90,9 +90,9 @@ class Trainer:
         self._envs = envs
         self._sampler = self._new_sampler(COLUMN)
         self._discounted = np.zeros(own)
-        self._block = safe_block(self.policy, self.theta)
-        blocks = comm.gather_columns(np.full((own, 1), self._block))
-        self.exact_rows = bool((blocks > 1).all())
+        self._blocks = safe_blocks(self.policy, self.theta)
+        smallest = comm.gather_columns(np.full((own, 1), self._blocks[-1]))
+        self.exact_rows = bool((smallest > 1).all())
         """Whether every rank may act in blocks of rows; see `Rows`."""
         self.counters = Counters()
         self.schedule_timesteps = config.num_timesteps
@@ -143,7 +143,7 @@ class Trainer:
         clock = _Clock()
         mpi_before = comm.seconds
         horizon = max(1, min(self.grid.horizon, self._steps_left()))
-        actor = self.policy.actor(self.theta, self._block)
+        actor = self.policy.actor(self.theta, self._blocks)
         batch = self._sampler.collect(actor, self.normalizer, horizon)
         sample_seconds = clock.lap()
 

@@ -100,13 +100,17 @@ class Cnn(GraphPart):
         return self.known(weights, inputs)[-1]
 
     def _images(self, inputs: tf.Tensor, kind: tf.DType) -> tf.Tensor:
-        """As convolutions take them: (T, height, width, channels)."""
+        """As convolutions take them: (T, height, width, channels), not scaled."""
         import tensorflow as tf
 
         images = tf.reshape(inputs, (-1, *self._given))
         if self._channels_first:
             images = tf.transpose(images, (0, 2, 3, 1))
-        return tf.cast(images, kind) * self._scale
+        return tf.cast(images, kind)
+
+    def _filters(self, weights: Sequence[tf.Tensor], layer: int) -> tf.Tensor:
+        """A convolution's filters; the first ones scale the pixels, of which there are more."""
+        return weights[2 * layer][0] * (self._scale if layer == 0 else 1.0)
 
     def _convolved(self, weights: Sequence[tf.Tensor], inputs: tf.Tensor) -> list[tf.Tensor]:
         """What each convolution gives: (T, height, width, filters)."""
@@ -114,8 +118,8 @@ class Cnn(GraphPart):
 
         given, x = [], self._images(inputs, weights[0].dtype)
         for i, (_, _, stride) in enumerate(self._convolutions):
-            filters, bias = weights[2 * i][0], weights[2 * i + 1][0, 0]
-            x = tf.nn.relu(tf.nn.bias_add(tf.nn.conv2d(x, filters, stride, "VALID"), bias))
+            x = tf.nn.conv2d(x, self._filters(weights, i), stride, "VALID")
+            x = tf.nn.relu(tf.nn.bias_add(x, weights[2 * i + 1][0, 0]))
             given.append(x)
         return given
 
@@ -124,7 +128,7 @@ class Cnn(GraphPart):
         import tensorflow as tf
 
         given = self._convolved(weights, inputs)
-        x = tf.matmul(tf.reshape(given[-1], (1, -1, self._flat)), weights[-2])
+        x = tf.matmul(tf.reshape(given[-1], (-1, self._flat)), weights[-2][0])[None]
         return [inputs, *given, tf.nn.relu(x + every_step(weights[-1], x))]
 
     def held(self, arrays: Sequence[np.ndarray]) -> Sequence[Any]:
@@ -164,12 +168,12 @@ class Cnn(GraphPart):
         d: tf.Tensor | None = None  # of the layer's input; the images have none
         for i, (x, y) in enumerate(zip(inputs, known[1:-1], strict=True)):
             stride = self._convolutions[i][2]
-            entering = tf.nn.conv2d(x, tangents[2 * i][0], stride, "VALID")
+            entering = tf.nn.conv2d(x, self._filters(tangents, i), stride, "VALID")
             if d is not None:
-                entering += tf.nn.conv2d(d, weights[2 * i][0], stride, "VALID")
+                entering += tf.nn.conv2d(d, self._filters(weights, i), stride, "VALID")
             d = _where_active(y, tf.nn.bias_add(entering, tangents[2 * i + 1][0, 0]))
-        flat, d = (tf.reshape(x, (1, -1, self._flat)) for x in (known[-2], d))
-        entering = tf.matmul(d, weights[-2]) + tf.matmul(flat, tangents[-2])
+        flat, d = (tf.reshape(x, (-1, self._flat)) for x in (known[-2], d))
+        entering = (tf.matmul(d, weights[-2][0]) + tf.matmul(flat, tangents[-2][0]))[None]
         d = _where_active(known[-1], entering + every_step(tangents[-1], entering))
 
         def features(*weights: tf.Tensor) -> tuple[tf.Tensor, Callable[..., list[tf.Tensor]]]:
@@ -187,18 +191,20 @@ class Cnn(GraphPart):
         """Gradients by the weights, from that by the features; `inputs` of the convolutions."""
         import tensorflow as tf
 
-        flat = tf.reshape(known[-2], (1, -1, self._flat))
+        flat = tf.reshape(known[-2], (-1, self._flat))
         u = _where_active(known[-1], u)
-        gradients = [tf.matmul(flat, u, transpose_a=True), _over_steps(u)]
-        u = tf.reshape(tf.matmul(u, weights[-2], transpose_b=True), tf.shape(known[-2]))
+        gradients = [tf.matmul(flat, u[0], transpose_a=True)[None], _over_steps(u)]
+        u = tf.reshape(tf.matmul(u[0], weights[-2][0], transpose_b=True), tf.shape(known[-2]))
         for i in reversed(range(len(inputs))):
-            x, filters, stride = inputs[i], weights[2 * i][0], self._convolutions[i][2]
+            x, filters, stride = inputs[i], self._filters(weights, i), self._convolutions[i][2]
             u = _where_active(known[i + 1], u)
             way = {"strides": [1, stride, stride, 1], "padding": "VALID"}
             by_filters = tf.raw_ops.Conv2DBackpropFilter(
                 input=x, filter_sizes=tf.shape(filters), out_backprop=u, **way
             )
             by_bias = tf.raw_ops.BiasAddGrad(out_backprop=u)
+            # As `_filters` scales them.
+            by_filters *= self._scale if i == 0 else 1.0
             gradients = [by_filters[None], by_bias[None, None], *gradients]
             if i:
                 u = tf.raw_ops.Conv2DBackpropInput(
@@ -211,7 +217,7 @@ def _where_active(outputs: tf.Tensor, x: tf.Tensor) -> tf.Tensor:
     """`x` where the layer's ReLU let through, else 0."""
     import tensorflow as tf
 
-    return tf.where(outputs > 0, x, tf.zeros_like(x))
+    return tf.raw_ops.ReluGrad(gradients=x, features=outputs)  # in one pass
 
 
 def _over_steps(x: tf.Tensor) -> tf.Tensor:

@@ -191,7 +191,8 @@ class Network:
 BLOCK = 16
 """Rows that `Rows` takes at a time."""
 IMAGES = 4
-"""Rows of a network that works on one column at a time: an image costs more than a call."""
+"""The same of a network that works on one column at a time, where there are fewer than `BLOCK`: an
+image costs more than a call."""
 GPU_IMAGES = 64
 """The same on a GPU, where a call costs more than an image."""
 
@@ -199,7 +200,7 @@ GPU_IMAGES = 64
 class Rows:
     """A network with fixed parameters, for acting.
 
-    Rows are worked through in blocks of one size, the last padded: a matrix product's bits
+    Rows are worked through in blocks of fixed sizes, the last padded: a matrix product's bits
     depend on how many rows it has, and may not depend on how many environments this rank
     happens to own.
 
@@ -207,31 +208,34 @@ class Rows:
         network: its `rows` takes parameters, rows and what they carry, and gives outputs and
             what they carry then.
         flat: the parameters.
-        block: rows at a time.
+        blocks: rows at a time, the most first; in each a row must have the same bits.
         alone: whether a single image may go by itself, in half the time; its bits may then differ
             from those among others.
     """
 
     def __init__(
-        self, network: Any, flat: np.ndarray, block: int = BLOCK, alone: bool = False
+        self, network: Any, flat: np.ndarray, blocks: Sequence[int] = (BLOCK,), alone: bool = False
     ) -> None:
         self._network = network
         arrays = network.of_parts(network.split(flat))
         self._held = [part.held(own) for part, own in zip(network.parts, arrays, strict=True)]
-        self._block = block
+        self._blocks = blocks
         self._alone = alone and network.one_column
 
     def __call__(self, rows: np.ndarray, carried: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """(n, D) observations and (n, S) carried numbers -> (n, outputs) and (n, S)."""
-        n, block = len(rows), self._block
-        if n == block or (n == 1 and self._alone):
+        n, smallest = len(rows), self._blocks[-1]
+        if n in self._blocks or (n == 1 and self._alone):
             return self._forward(rows, carried)
-        if n % block:
-            outputs, after = self(padded_rows(rows, block), padded_rows(carried, block))
+        if n % smallest:
+            outputs, after = self(padded_rows(rows, smallest), padded_rows(carried, smallest))
             return outputs[:n], after[:n]
-        parts = [
-            self._forward(rows[i : i + block], carried[i : i + block]) for i in range(0, n, block)
-        ]
+        parts, first = [], 0
+        for block in self._blocks:
+            while n - first >= block:
+                last = first + block
+                parts.append(self._forward(rows[first:last], carried[first:last]))
+                first = last
         outputs, after = (np.concatenate(both) for both in zip(*parts, strict=True))
         return outputs, after
 
@@ -255,28 +259,31 @@ def _on_gpu() -> bool:
     return bool(tf.config.get_visible_devices("GPU"))
 
 
-def safe_block(network: Any, flat: np.ndarray) -> int:
-    """How many rows to take at a time: `BLOCK` or `IMAGES`.
+def safe_blocks(network: Any, flat: np.ndarray) -> tuple[int, ...]:
+    """What to give `Rows` for `blocks`: sizes in all of which a row has the same bits.
 
-    1 where this machine does not give a row the same bits alone and among others; of a GPU that is
-    not asked.
+    The last, which decides the bits, is `IMAGES` or `BLOCK`; or 1, where this machine does not give
+    a row the same bits alone and among others. Of a GPU that is not asked.
     """
     if network.one_column and _on_gpu():
-        return GPU_IMAGES
-    block = IMAGES if network.one_column else BLOCK
-    act = Rows(network, flat, block)
+        return (GPU_IMAGES,)
+    small = IMAGES if network.one_column else BLOCK
     stream = np.random.default_rng(0)
     rows, carried = (
-        stream.standard_normal((block, size)).astype(np.float32)
+        stream.standard_normal((BLOCK, size)).astype(np.float32)
         for size in (network.observation_size, network.carried_size)
     )
     if network.observation_type == np.uint8:
         rows = stream.integers(0, 256, rows.shape, np.uint8)
+    act = Rows(network, flat, (small,))
     together = act(rows, carried)
-    for place in range(block):
-        alone = [np.zeros_like(rows), np.zeros_like(carried)]
+    for place in range(small):
+        alone = [np.zeros_like(x[:small]) for x in (rows, carried)]
         alone[0][place], alone[1][place] = rows[0], carried[0]
         for some, whole in zip(act(*alone), together, strict=True):
             if not np.array_equal(some[place], whole[0]):
-                return 1
-    return block
+                return (1,)
+    at_once = Rows(network, flat, (BLOCK,))(rows, carried)
+    if small < BLOCK and all(map(np.array_equal, at_once, together)):
+        return (BLOCK, small)
+    return (small,)

@@ -213,12 +213,14 @@ class Policy(Network):
             features, state = self.lstm.rows(lstm[0], features, state)
         return self._head.rows(head, features), state
 
-    def actor(self, theta: np.ndarray, block: int = BLOCK, alone: bool = False) -> Actor:
+    def actor(
+        self, theta: np.ndarray, blocks: Sequence[int] = (BLOCK,), alone: bool = False
+    ) -> Actor:
         """This policy with parameters `theta`, to act with.
 
-        `block` is from `safe_block`, `alone` as of `Rows`.
+        `blocks` are from `safe_blocks`, `alone` as of `Rows`.
         """
-        return Actor(self, theta, block, alone)
+        return Actor(self, theta, blocks, alone)
 
 
 class MlpPolicy(Policy):
@@ -319,11 +321,13 @@ class Actor:
     log-probabilities from the latter.
     """
 
-    def __init__(self, policy: Policy, theta: np.ndarray, block: int, alone: bool) -> None:
+    def __init__(
+        self, policy: Policy, theta: np.ndarray, blocks: Sequence[int], alone: bool
+    ) -> None:
         self.distribution = policy.distribution
         self.state_size = policy.state_size
         self.memory_size = policy.memory_size
-        self._outputs = Rows(policy, theta, block, alone)
+        self._outputs = Rows(policy, theta, blocks, alone)
         self._choose = policy.distribution.choose
         self._log_std: np.ndarray | None = None
         self._std: np.ndarray | None = None

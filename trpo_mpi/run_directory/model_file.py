@@ -17,7 +17,7 @@ from trpo_mpi.config import Atari, Config
 from trpo_mpi.envs.spaces import Spaces, from_tree, to_tree
 from trpo_mpi.errors import UsageError
 from trpo_mpi.normalization import Moments, ObservationNormalizer
-from trpo_mpi.policies.networks import safe_block
+from trpo_mpi.policies.networks import safe_blocks
 from trpo_mpi.policies.policy import (
     POLICIES,
     Actor,
@@ -55,7 +55,7 @@ class Model:
     def actor(self) -> Actor:
         """The policy, to act with on normalised observations."""
         policy = self.make_policy()
-        return policy.actor(self.theta, safe_block(policy, self.theta), alone=True)
+        return policy.actor(self.theta, safe_blocks(policy, self.theta), alone=True)
 
     def make_policy(self) -> Policy:
         """The policy, without its parameters."""
