@@ -7,7 +7,8 @@ import pytest
 import tensorflow as tf
 from toy_policies import mlp_critic
 
-from trpo_mpi.algorithms.critic import Adam, Critic
+from trpo_mpi.algorithms.adam import Adam
+from trpo_mpi.algorithms.critic import Critic
 from trpo_mpi.parallel.communicator import Communicator
 
 
@@ -54,7 +55,7 @@ def test_gradient_is_that_of_half_the_squared_error_of_the_chosen_steps() -> Non
     chosen = np.array([5, 1, 6, 0, 0, 0, 0, 0], np.int32)
     weight = np.tile(np.array([1, 1, 1, 0, 0, 0, 0, 0], np.float32), (2, 1))
     given = critic._gradient_kernel(
-        critic.phi, observations, nothing(observations), targets, chosen, weight
+        critic.phi, chosen, weight, observations, nothing(observations), targets
     )
     phi = tf.Variable(critic.phi[None])
     for column in range(2):
@@ -74,7 +75,7 @@ def test_an_epoch_uses_every_step_once(steps: int, monkeypatch: pytest.MonkeyPat
     kernel = critic._gradient_kernel
 
     def recording(*args: Any) -> Any:
-        chosen, weight = args[-2:]
+        chosen, weight = args[1:3]
         seen.append(chosen[weight[0] > 0].tolist())
         rows = kernel(*args)
         means.append(rows.numpy().sum(0) / (2 * len(seen[-1])))
@@ -141,3 +142,18 @@ def test_learns_a_function() -> None:
     mask = np.ones((4, 128), bool)
     critic.fit(data, nothing(data), targets, mask, 1e-2, 40, stream, Communicator(None, 4))
     assert error() < 0.02 * before
+
+
+def test_a_clipped_error_counts_no_less_than_that_of_a_value_that_moved_so_far() -> None:
+    """Of 8 values, all 0 before and targets 1: within 0.1 the gradient is the plain one; further
+    towards the target there is none; further away it is the plain one again."""
+    phi = np.zeros(mlp_critic(3, ()).num_parameters, np.float32)
+    network = mlp_critic(3, ())
+    data, targets = np.zeros((1, 8, 3), np.float32), np.ones((1, 8), np.float32)
+    chosen, weight = np.arange(8, dtype=np.int32), np.ones((1, 8), np.float32)
+    before = np.zeros((1, 8), np.float32)
+    clipped = Critic(network, phi, 1, 8, 8, clip=0.1)
+    for bias, by_bias in ((0.05, 8 * -0.95), (0.2, 0.0), (-0.2, 8 * -1.2)):
+        phi[-1] = bias
+        rows = clipped._gradient_kernel(phi, chosen, weight, data, nothing(data), targets, before)
+        np.testing.assert_allclose(rows[0, -1], by_bias, rtol=1e-6)

@@ -8,7 +8,7 @@ import pytest
 from toy_envs import Noisy
 from toy_training import toy_trainer, train
 
-from trpo_mpi.algorithms.trpo import PolicyBatch
+from trpo_mpi.algorithms.policy_update import PolicyBatch
 from trpo_mpi.rollout import Batch
 from trpo_mpi.state import COLUMN, stream
 from trpo_mpi.trainer import Trainer
@@ -31,6 +31,7 @@ class Recorded:
         self.batches: list[Batch] = []
         self.estimates: list[tuple[np.ndarray, np.ndarray]] = []
         self.prepared: list[PolicyBatch] = []
+        self.fisher_rows: list[np.ndarray] = []
         self.rows: list[dict[str, Any]] = []
         collect = self.trainer._sampler.collect
         estimate = self.trainer._advantages
@@ -46,13 +47,14 @@ class Recorded:
         monkeypatch.setattr(self.trainer._sampler, "collect", recording_collect)
         monkeypatch.setattr(self.trainer, "_advantages", recording_estimate)
 
-        from trpo_mpi import trainer as module
+        from trpo_mpi.algorithms import trpo as module
 
         step = module.trpo_step
 
-        def recording_step(theta: Any, batch: PolicyBatch, *rest: Any) -> Any:
+        def recording_step(theta: Any, batch: PolicyBatch, rows: Any, *rest: Any) -> Any:
             self.prepared.append(batch)
-            return step(theta, batch, *rest)
+            self.fisher_rows.append(rows)
+            return step(theta, batch, rows, *rest)
 
         monkeypatch.setattr(module, "trpo_step", recording_step)
 
@@ -129,7 +131,7 @@ def test_advantages_are_normalised_over_all_columns_and_padded(recorded: Recorde
         prepared, advantages = recorded.prepared[k - 1], recorded.estimates[k][1]
         assert prepared.mask.shape == (3, 24)
         assert np.array_equal(prepared.mask, np.tile(np.arange(24) < horizon, (3, 1)))
-        assert prepared.timesteps == 3 * horizon
+        assert prepared.timesteps() == 3 * horizon
         expected = (advantages - advantages.mean()) / advantages.std()
         np.testing.assert_allclose(prepared.advantages[:, :horizon], expected, atol=1e-5)
         batch = recorded.batches[k]
@@ -139,7 +141,7 @@ def test_advantages_are_normalised_over_all_columns_and_padded(recorded: Recorde
 
 def test_fisher_rows_are_a_random_half(recorded: Recorded) -> None:
     """Of 24 padded steps, rounded up to eights: 16, each once, in order."""
-    first, second = (prepared.fisher_rows.tolist() for prepared in recorded.prepared)
+    first, second = (rows.tolist() for rows in recorded.fisher_rows)
     for rows in (first, second):
         assert len(rows) == 16
         assert rows == sorted(set(rows))
@@ -174,14 +176,15 @@ def test_a_recurrent_batch_is_what_the_policy_went_through(
             )
             assert np.array_equal(cut, after[0])
     windows = set()
-    for batch, prepared in zip(recorded.batches[1:], recorded.prepared, strict=True):
+    steps = zip(recorded.batches[1:], recorded.prepared, recorded.fisher_rows, strict=True)
+    for batch, prepared, rows in steps:
         assert np.array_equal(prepared.states, batch.states)
         horizon = batch.rewards.shape[1]
         assert np.array_equal(prepared.starts[:, 1:horizon], batch.ended[:, :-1])
         assert not prepared.starts[:, 0].any()
         assert batch.ended.any()
-        first = prepared.fisher_rows[0]
-        assert prepared.fisher_rows.tolist() == list(range(first, first + 16))
+        first = rows[0]
+        assert rows.tolist() == list(range(first, first + 16))
         windows.add(int(first))
     assert len(windows) > 1
     assert windows <= set(range(5))

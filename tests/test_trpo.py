@@ -13,7 +13,8 @@ from toy_training import toy_trainer
 
 from trpo_mpi.algorithms.critic import Critic
 from trpo_mpi.algorithms.line_search import Trial, line_search
-from trpo_mpi.algorithms.trpo import PolicyBatch, PolicyKernels, PolicyStep, TrustRegion, trpo_step
+from trpo_mpi.algorithms.policy_update import PolicyBatch, PolicyStep
+from trpo_mpi.algorithms.trpo import TrpoKernels, TrustRegion, trpo_step
 from trpo_mpi.parallel.communicator import Communicator
 from trpo_mpi.policies.kernel import parts_of
 from trpo_mpi.policies.networks import Mlp
@@ -35,6 +36,7 @@ KINDS = pytest.mark.parametrize(
     ],
 )
 COLUMNS, STEPS, SIZE = 3, 8, 4
+ROWS = np.arange(STEPS)
 IMAGE = gym.spaces.Box(0, 255, (21, 20, 2), np.uint8)
 
 
@@ -71,21 +73,20 @@ def make_batch(policy: Policy, valid: int = STEPS) -> PolicyBatch:
         actions=actions.astype(policy.distribution.action_type),
         advantages=stream.standard_normal(shape).astype(np.float32),
         mask=mask,
-        timesteps=COLUMNS * valid,
-        fisher_rows=np.arange(STEPS),
-        fisher_timesteps=COLUMNS * valid,
+        counted=mask > 0,
     )
 
 
 def make_kernels(policy: Policy, columns: int = COLUMNS, steps: int = STEPS, **more: Any) -> Any:
-    return PolicyKernels(policy, columns, steps, steps, more.get("entcoeff", 0.0))
+    return TrpoKernels(policy, columns, steps, steps, more.get("entcoeff", 0.0))
 
 
 def take_step(
     policy: Policy, theta: np.ndarray, batch: PolicyBatch, region: TrustRegion = REGION
 ) -> tuple[np.ndarray, PolicyStep]:
     comm = Communicator(None, len(batch.mask))
-    return trpo_step(theta, batch, make_kernels(policy, *batch.mask.shape), comm, region)
+    rows = np.arange(batch.mask.shape[1])
+    return trpo_step(theta, batch, rows, make_kernels(policy, *batch.mask.shape), comm, region)
 
 
 def parameters(policy: Policy, theta: Any, batch: PolicyBatch) -> tf.Tensor:
@@ -119,10 +120,10 @@ def test_fisher_product_is_the_hessian_of_mean_kl(space: gym.Space[Any], valid: 
     hessian = outer.jacobian(gradient, new).numpy()
     np.testing.assert_allclose(gradient, 0, atol=1e-12)
     kernels = make_kernels(policy)
-    data = kernels.fisher_data(theta, batch)
+    data = kernels.fisher_data(theta, batch, ROWS)
     eye = np.eye(len(theta), dtype="f")
     rows = [np.concatenate(kernels.fisher_product(theta, v, data)) for v in eye]
-    products = np.sum(rows, axis=1, dtype=np.float64) / batch.timesteps
+    products = np.sum(rows, axis=1, dtype=np.float64) / batch.timesteps()
     assert np.abs(hessian).max() > 0.05
     np.testing.assert_allclose(products, hessian, atol=2e-6)
 
@@ -140,7 +141,7 @@ def test_fisher_product_of_every_policy(kind: str) -> None:
     ]
     old = parameters(policy, at, batch)
     kernels = make_kernels(policy)
-    data = kernels.fisher_data(theta, batch)
+    data = kernels.fisher_data(theta, batch, ROWS)
     for v, change in zip(directions, changes, strict=True):
         product = np.concatenate(kernels.fisher_product(theta, v, data)).sum(0, dtype=np.float64)
         pulled = policy.distribution.fisher_product(old, change) * batch.mask[:, :, None]
@@ -242,10 +243,11 @@ def test_a_columns_rows_have_the_same_bits_alone(
         data = (observations, starts, states, actions, numbers, np.ones_like(numbers))
         seen, *others = mine = [x[columns] for x in data]
         own = len(seen)
-        batch = PolicyBatch(*mine, own * steps, np.arange(steps), own * steps)
-        kernels = PolicyKernels(policy, own, steps, steps, 0.01)
+        batch = PolicyBatch(*mine, np.ones((own, steps), bool))
+        kernels = TrpoKernels(policy, own, steps, steps, 0.01)
         gradient, old = kernels.gradient(theta, kernels.data(batch))
-        product = kernels.fisher_product(theta, vector, kernels.fisher_data(theta, batch))
+        known = kernels.fisher_data(theta, batch, np.arange(steps))
+        product = kernels.fisher_product(theta, vector, known)
         losses = kernels.losses(theta + vector, kernels.data(batch), old)
         critic = Critic(network, phi, own, steps, 16)
         remembered = memory[columns]
@@ -273,7 +275,7 @@ def hand_batch(actions: np.ndarray, advantages: list[float]) -> PolicyBatch:
     observations = np.full((1, 8, 1), 7, np.float32)
     observations[0, :2] = 0
     starts, states = np.zeros((1, 8), np.float32), np.zeros((1, 8, 0), np.float32)
-    return PolicyBatch(observations, starts, states, padded, numbers, weights, 2, np.arange(8), 2)
+    return PolicyBatch(observations, starts, states, padded, numbers, weights, weights > 0)
 
 
 def test_gaussian_step_by_hand() -> None:
@@ -347,12 +349,8 @@ def test_masked_steps_contribute_nothing(space: gym.Space[Any], kind: str) -> No
     new, others = take_step(policy, theta, junk)
     assert np.array_equal(new, expected)
     assert others == statistics
-    unmasked = replace(
-        junk,
-        mask=np.ones_like(batch.mask),
-        timesteps=COLUMNS * STEPS,
-        fisher_timesteps=COLUMNS * STEPS,
-    )
+    ones = np.ones_like(batch.mask)
+    unmasked = replace(junk, mask=ones, counted=ones > 0)
     assert not np.array_equal(take_step(policy, theta, unmasked)[0], expected)
 
 
@@ -361,14 +359,13 @@ def test_fisher_rows_are_the_time_steps_used() -> None:
     policy, theta = make_policy(BOX)
     batch = make_batch(policy)
     comm = Communicator(None, COLUMNS)
-    few = PolicyKernels(policy, COLUMNS, STEPS, 2, 0.0)
-    two = replace(batch, fisher_rows=np.array([1, 6]), fisher_timesteps=2 * COLUMNS)
-    new, _ = trpo_step(theta, two, few, comm, REGION)
+    few = TrpoKernels(policy, COLUMNS, STEPS, 2, 0.0)
+    new, _ = trpo_step(theta, batch, np.array([1, 6]), few, comm, REGION)
     kernels = make_kernels(policy)
     repeated = replace(batch, observations=np.tile(batch.observations[:, [1, 6]], (1, 4, 1)))
-    repeated_data = kernels.fisher_data(theta, repeated)
+    repeated_data = kernels.fisher_data(theta, repeated, ROWS)
     kernels.fisher_data = lambda *_: repeated_data
-    expected, _ = trpo_step(theta, batch, kernels, comm, REGION)
+    expected, _ = trpo_step(theta, batch, ROWS, kernels, comm, REGION)
     np.testing.assert_allclose(new, expected, atol=1e-4)
     assert np.abs(new - take_step(policy, theta, batch)[0]).max() > 1e-3
 
@@ -426,7 +423,7 @@ def test_failed_step_restores_every_bit(gain: float, kl: float) -> None:
     true = kernels.losses
     kernels.losses = lambda *args: [x * np.array([gain, kl], "f") for x in true(*args)]
     comm = Communicator(None, COLUMNS)
-    new, step = trpo_step(theta, make_batch(policy), kernels, comm, REGION)
+    new, step = trpo_step(theta, make_batch(policy), ROWS, kernels, comm, REGION)
     assert new is theta
     assert new.tobytes() == before
     assert (step.kl, step.improvement, step.fraction) == (0, 0, 0)

@@ -63,7 +63,7 @@ STABLE_BASELINES: dict[str, Any] = {
 """Where Stable-Baselines' TRPO differs from the commands' defaults, beside the arguments below."""
 
 SETTINGS = {field.name for field in dataclasses.fields(Config)} - set(
-    "env num_timesteps outdir resume allow_changes load which checkpoint_every max_hours "
+    "env num_timesteps recipe outdir resume allow_changes load which checkpoint_every max_hours "
     "env_timeout render check".split()
 )
 """Fields of `Config` that are arguments here; the others are the commands' alone."""

@@ -13,6 +13,7 @@ import tyro
 from trpo_mpi.config import flag
 from trpo_mpi.errors import UsageError
 from trpo_mpi.parallel import startup
+from trpo_mpi.recipes import listing
 
 Settings = TypeVar("Settings")
 
@@ -26,11 +27,16 @@ def parse(
     """Settings from the command line, for `python -m trpo_mpi.<module>`.
 
     What it does not say is as in `default`, or as the fields of `settings` have it.
-    `--help` is printed once, whatever the number of ranks, and exits with code 0. Raises
+    `--help` and `--recipe` alone are answered once, whatever the number of ranks, and exit with
+    code 0. Raises
     `UsageError` with tyro's message put into one line.
     """
     base = tyro.MISSING_NONPROP if default is None else default
     arguments = sys.argv[1:] if arguments is None else arguments
+    if _alone("--recipe", arguments):
+        if startup.launched()[2] == 0:
+            print(listing())
+        raise SystemExit(0)
     prog = f"python -m trpo_mpi.{module}"
     out, err = io.StringIO(), io.StringIO()
     try:
@@ -43,6 +49,12 @@ def parse(
             raise
         refusal = _one_line(err.getvalue())
         raise UsageError(refusal + _near_flags(refusal, settings)) from None
+
+
+def _alone(name: str, arguments: list[str]) -> bool:
+    """Whether a flag stands there without a value."""
+    behind = arguments[arguments.index(name) + 1 :] if name in arguments else ["a value"]
+    return not behind or behind[0].startswith("--")
 
 
 def _one_line(panel: str) -> str:

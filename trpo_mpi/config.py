@@ -40,6 +40,16 @@ Policies = Literal[
     "CnnLstmPolicy",
     "CnnLnLstmPolicy",
 ]
+Recipes = Literal[
+    "default",
+    "baselines-mujoco",
+    "baselines-atari",
+    "stable-baselines",
+    "chainerrl",
+    "parallel-trpo",
+    "parl-ppo-mujoco",
+    "parl-ppo-atari",
+]
 
 
 @dataclass(frozen=True)
@@ -56,6 +66,8 @@ class Config:
     """Length of the run, in time steps of all environments together."""
     seed: Natural = 0
     """Seed of everything random in the run."""
+    recipe: Recipes = "default"
+    """Settings of an older system, which flags beside it override; --recipe alone lists them."""
     policy: Policies = "MlpPolicy"
     """Kind of policy: fully connected layers or a convolutional network for images; with Lstm it
     has a memory, LnLstm one with layer normalisation."""
@@ -84,11 +96,18 @@ class Config:
     """Time steps an iteration, over all environments. [default: 2048, or the nearest
     that the environments divide]"""
 
+    algo: Literal["trpo", "npg", "ppo", "kl-penalty"] = "trpo"
+    """Policy step: trust region; natural gradient, its step without a line search; clipped
+    surrogate by Adam; adaptive KL penalty by Adam (Coady)."""
+
     # Schulman et al. 2015 (TRPO), and 2016 (GAE).
     max_kl: Positive = 0.01
     """Trust region: largest mean KL(old || new) of the first policy step, in nats."""
     final_max_kl: Fraction = 0.1
     """Share of --max-kl that is left at the end of the run, after a linear decay."""
+    adapt: Literal["none", "kl", "batch", "both"] = "none"
+    """Let --max-kl, or the batch, or both follow the returns of every ten iterations, within 0.001
+    to 0.01 nats and 1200 to 20000 time steps (kvfrans); the trust region then does not decay."""
     cg_iters: Count = 10
     """Conjugate-gradient iterations a policy step."""
     cg_damping: NotNegative = 0.1
@@ -106,6 +125,26 @@ class Config:
     entcoeff: NotNegative = 0.0
     """Weight of the policy's entropy (nats) in the objective."""
 
+    # Schulman et al. 2017 (PPO); without a recipe the step sizes of its MuJoCo experiments.
+    policy_iters: Count | None = None
+    """Ppo, kl-penalty: passes over the batch. [default: 10; 20 for kl-penalty]"""
+    policy_stepsize: Positive | None = None
+    """Ppo, kl-penalty: Adam's first step size. [default: 3e-4; for kl-penalty 9e-4 over the root
+    of the middle hidden layer's units]"""
+    policy_final_stepsize: Discount = 0.0
+    """Ppo, kl-penalty: share of the step size that is left at the end of the linear decay."""
+    policy_batch: Count = 128
+    """Ppo: time steps a minibatch, over all environments."""
+    clip_range: Positive = 0.2
+    """Ppo: how far from 1 a ratio of probabilities may gain."""
+    final_clip_range: Fraction = 1.0
+    """Ppo: share of --clip-range that is left at the end of a linear decay."""
+    stop_kl: Positive | None = None
+    """Ppo: leave a batch after the pass in which KL(old || new) exceeds this, in nats.
+    [default: no limit]"""
+    max_grad_norm: Positive | None = 0.5
+    """Ppo: norm to which a minibatch's gradient is shortened. (None: no limit)"""
+
     vf_iters: Natural = 10
     """Critic: passes over the batch in each iteration."""
     vf_batch: Count = 512
@@ -114,6 +153,9 @@ class Config:
     """Critic: Adam's first step size."""
     vf_final_stepsize: Fraction = 0.1
     """Critic: share of the step size that is left at the end of the linear decay."""
+    vf_clip: Positive | None = None
+    """Critic: how far values may move from those before the fit and still gain, in units of the
+    scaled return, as PPO's first implementation clips them. [default: no limit]"""
 
     normalize_observations: bool = True
     """Shift and scale observations by their running mean and deviation over all ranks. Cnn

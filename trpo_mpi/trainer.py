@@ -16,15 +16,12 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from trpo_mpi.adaptation import Adaptation
 from trpo_mpi.advantages import discounted_returns, gae
+from trpo_mpi.algorithms import policy_update
+from trpo_mpi.algorithms.adam import Adam
 from trpo_mpi.algorithms.critic import Critic
-from trpo_mpi.algorithms.trpo import (
-    PolicyBatch,
-    PolicyKernels,
-    PolicyStep,
-    TrustRegion,
-    trpo_step,
-)
+from trpo_mpi.algorithms.policy_update import PolicyBatch, PolicyStep, Progress
 from trpo_mpi.config import Config, Grid
 from trpo_mpi.envs.adopted import AdoptedEnvs
 from trpo_mpi.envs.spaces import Spaces
@@ -71,8 +68,9 @@ class Trainer:
         self.config, self.grid, self.comm = config, grid, comm
         self.spaces = spaces = Spaces.of(envs)
         own = len(comm.columns)
-        self._padded = _eights(grid.horizon)
-        self._fisher_steps = _eights(config.fisher_fraction * self._padded)
+        self.adaptation = Adaptation(config, grid)
+        changes = config.adapt in ("batch", "both")
+        steps = None if changes else _eights(grid.horizon)
 
         self.architecture = Architecture.of(config)
         self.policy = self.architecture.make_policy(spaces.observation, spaces.action)
@@ -82,10 +80,8 @@ class Trainer:
         self.normalizer, self.return_moments = start.normalizer, start.return_moments
         network = ValueNetwork(self.policy, spaces.observation, self.architecture)
         rows = max(1, min(grid.horizon, config.vf_batch // grid.num_envs))
-        self.critic = Critic(network, start.phi, own, self._padded, rows)
-        self._kernels = PolicyKernels(
-            self.policy, own, self._padded, self._fisher_steps, config.entcoeff
-        )
+        self.critic = Critic(network, start.phi, own, steps, rows, config.vf_clip)
+        self._update = policy_update(self.policy, config, grid, own, steps)
         self._rows = _generator(config.seed, ROWS)  # choices of time steps: all ranks' alike
         self._envs = envs
         self._sampler = self._new_sampler(COLUMN)
@@ -101,6 +97,11 @@ class Trainer:
         """The policy of the iteration with the highest mean return of 100 episodes."""
         self._best_return = -np.inf
         self.started = time.perf_counter()
+
+    @property
+    def _padded(self) -> int:
+        """Time steps to which the arrays of a batch are filled up, T."""
+        return _eights(self.adaptation.horizon)
 
     def _new_sampler(self, *key: int) -> Sampler:
         seeds = [stream(self.config.seed, *key, column) for column in self.comm.columns]
@@ -142,7 +143,7 @@ class Trainer:
         config, comm, counters = self.config, self.comm, self.counters
         clock = _Clock()
         mpi_before = comm.seconds
-        horizon = max(1, min(self.grid.horizon, self._steps_left()))
+        horizon = max(1, min(self.adaptation.horizon, self._steps_left()))
         actor = self.policy.actor(self.theta, self._blocks)
         batch = self._sampler.collect(actor, self.normalizer, horizon)
         sample_seconds = clock.lap()
@@ -168,12 +169,14 @@ class Trainer:
         scale = self._reward_scale()
         if not self._first_horizon:
             normalised = (advantages - mean[0]) / (np.sqrt(variance[0]) + 1e-8)
-            max_kl = self._decayed(config.max_kl, config.final_max_kl)
+            max_kl = self.adaptation.max_kl
+            if config.adapt in ("none", "batch"):
+                max_kl = self._decayed(max_kl, config.final_max_kl)
             step = self._step_policy(batch, normalised, mask, max_kl)
             policy_seconds = clock.lap()
             stepsize = self._decayed(config.vf_stepsize, config.vf_final_stepsize)
-            self._fit_critic(batch, targets, mask, stepsize)
-            row |= {
+            self._fit_critic(batch, targets, values, mask, stepsize)
+            row |= step.more | {
                 "kl": step.kl,
                 "entropy": step.entropy,
                 "surrogate_improvement": step.improvement,
@@ -187,6 +190,8 @@ class Trainer:
         self._merge_moments(counts, gathered)
         self._broadcast()
         counters.iteration += 1
+        if episodes:
+            self.adaptation.follow(sum(total for total, _ in episodes) / len(episodes))
         seconds = clock.total()
         row |= {
             "iteration": counters.iteration,
@@ -260,7 +265,7 @@ class Trainer:
     def _fingerprint(self) -> float:
         """48 bits of a hash of the parameters and of Adam's state, as a float64 holds them."""
         hasher = hashlib.blake2b(digest_size=6)
-        for array in (self.theta, self.critic.phi, self.critic.adam.m, self.critic.adam.v):
+        for array in self._parameters():
             hasher.update(array.tobytes())
         return float(int.from_bytes(hasher.digest(), "big"))
 
@@ -292,8 +297,6 @@ class Trainer:
         self, batch: Batch, advantages: np.ndarray, mask: np.ndarray, max_kl: float
     ) -> PolicyStep:
         """Step on the own columns; `mask` (C, T) is that of all."""
-        horizon = advantages.shape[1]
-        chosen = self._fisher_rows(horizon)
         starts = np.zeros(advantages.shape, np.float32)
         starts[:, 1:] = batch.ended[:, :-1]
         prepared = PolicyBatch(
@@ -303,39 +306,28 @@ class Trainer:
             _pad(batch.actions, self._padded),
             _pad(advantages.astype(np.float32), self._padded),
             _pad(batch.mask.astype(np.float32), self._padded),
-            int(mask.sum()),
-            chosen,
-            max(1, int(mask[:, chosen[chosen < horizon]].sum())),
+            mask,
         )
-        config = self.config
-        region = TrustRegion(
-            max_kl,
-            config.cg_iters,
-            config.cg_damping,
-            config.line_search_steps,
-            config.line_search_shrink,
-        )
-        self.theta, step = trpo_step(self.theta, prepared, self._kernels, self.comm, region)
+        progress = Progress(max_kl, self._done, self._rows)
+        self.theta, step = self._update.step(self.theta, prepared, self.comm, progress)
         return step
-
-    def _fisher_rows(self, horizon: int) -> np.ndarray:
-        """Time indices for Fisher-vector products, of a batch of `horizon` steps."""
-        steps = self._fisher_steps
-        if steps >= self._padded:
-            return np.arange(self._padded)
-        if self.policy.state_size:  # a window: the state at its start is known
-            return np.arange(steps) + self._rows.integers(max(0, horizon - steps) + 1)
-        chosen = np.arange(self._padded)
-        chosen[:horizon] = self._rows.permutation(horizon)
-        return np.sort(chosen[:steps])
 
     def _decayed(self, first: float, final: float) -> float:
         """A setting on its linear way from `first` to the share `final` of it."""
-        done = min(1.0, self.counters.timesteps / self.schedule_timesteps)
-        return first * (1 - done * (1 - final))
+        return first * (1 - self._done * (1 - final))
+
+    @property
+    def _done(self) -> float:
+        """Share of the schedules that has passed."""
+        return min(1.0, self.counters.timesteps / self.schedule_timesteps)
 
     def _fit_critic(
-        self, batch: Batch, targets: np.ndarray, mask: np.ndarray, stepsize: float
+        self,
+        batch: Batch,
+        targets: np.ndarray,
+        values: np.ndarray,
+        mask: np.ndarray,
+        stepsize: float,
     ) -> None:
         self.critic.fit(
             _pad(batch.observations, self._padded),
@@ -346,6 +338,7 @@ class Trainer:
             self.config.vf_iters,
             self._rows,
             self.comm,
+            _pad(values.astype(np.float32), self._padded),
         )
 
     def _merge_moments(self, counts: np.ndarray, gathered: list[np.ndarray]) -> None:
@@ -355,17 +348,24 @@ class Trainer:
         if self.return_moments is not None:
             self.return_moments.merge(*pool(counts, means[:, 3:], m2[:, 3:]))
 
+    def _optimisers(self) -> list[Adam]:
+        return [self.critic.adam, *([self._update.adam] if self._update.adam else [])]
+
+    def _parameters(self) -> list[np.ndarray]:
+        """All that ranks hold alike, in float32 vectors."""
+        moments = [x for adam in self._optimisers() for x in (adam.m, adam.v)]
+        return [self.theta, self.critic.phi, *moments]
+
     def _broadcast(self) -> None:
-        adam = self.critic.adam
-        packed = np.concatenate([self.theta, self.critic.phi, adam.m, adam.v])
+        parts = self._parameters()
+        packed = np.concatenate(parts)
         self.comm.broadcast(packed)
-        p, q = len(self.theta), len(self.critic.phi)
-        parts = np.split(packed, [p, p + q, p + 2 * q])
-        self.theta, self.critic.phi, adam.m, adam.v = parts
+        self.theta, self.critic.phi, *moments = np.split(packed, np.cumsum([*map(len, parts)])[:-1])
+        for i, adam in enumerate(self._optimisers()):
+            adam.m, adam.v = moments[2 * i : 2 * i + 2]
 
     def model(self) -> Model:
         """The policy as it is now, with its normaliser."""
-        adam = self.critic.adam
         # Arrays are replaced and never written to, but moments take new ones in.
         moments, returns = self.normalizer.moments, self.return_moments
         return Model(
@@ -376,7 +376,7 @@ class Trainer:
             phi=self.critic.phi,
             normalizer=ObservationNormalizer(moments and copy.copy(moments), self.normalizer.kind),
             return_moments=returns and copy.copy(returns),
-            adam={"steps": adam.steps, "m": adam.m, "v": adam.v},
+            adam=self.critic.adam.tree(),
             atari=self._atari,
         )
 
@@ -389,6 +389,8 @@ class Trainer:
             "schedule_timesteps": self.schedule_timesteps,
             "best_return": self._best_return,
             "seconds": time.perf_counter() - self.started,
+            "policy_update": self._update.tree(),
+            "adaptation": self.adaptation.tree(),
         }
 
     def column_states(self) -> list[dict[str, Any]]:
@@ -415,8 +417,9 @@ class Trainer:
         """
         self.theta, self.critic.phi = model.theta, model.phi
         self.normalizer, self.return_moments = model.normalizer, model.return_moments
-        adam = self.critic.adam
-        adam.steps, adam.m, adam.v = (model.adam[name] for name in ("steps", "m", "v"))
+        self.critic.adam.resume(model.adam)
+        self._update.resume(state["policy_update"])
+        self.adaptation.resume(state["adaptation"])
         self.best, self._best_return = best, state["best_return"]
         self.counters = Counters.from_tree(state["counters"])
         self._rows.bit_generator.state = state["rows"]

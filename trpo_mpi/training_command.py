@@ -25,6 +25,7 @@ from trpo_mpi.errors import UsageError
 from trpo_mpi.parallel import startup
 from trpo_mpi.parallel.communicator import Communicator
 from trpo_mpi.policies.policy import Architecture
+from trpo_mpi.recipes import config_of
 from trpo_mpi.run_directory import archive, checkpoint, directory, model_file
 from trpo_mpi.run_directory.checkpoint import Checkpoint, CheckpointWriter
 from trpo_mpi.run_directory.model_file import Model
@@ -41,6 +42,8 @@ def main(module: str) -> int:
     asked = StopRequest()
     kind = CONFIGS[module]
     config = parse(kind, module)
+    if config.recipe != "default":
+        config = parse(kind, module, default=config_of(config.recipe, module))
     config.validate()
     comm = startup.connect()
     found = comm.on_root(lambda: _find(config))

@@ -22,7 +22,8 @@ from trpo_mpi import tensorflow_setup
 tensorflow_setup.set_up("-1", 0)
 
 from trpo_mpi.algorithms.critic import Critic
-from trpo_mpi.algorithms.trpo import PolicyBatch, PolicyKernels, TrustRegion, trpo_step
+from trpo_mpi.algorithms.policy_update import PolicyBatch, Progress
+from trpo_mpi.algorithms.trpo import Trpo
 from trpo_mpi.config import Config, batch_grid
 from trpo_mpi.envs.make import make_env, quiet_gymnasium
 from trpo_mpi.envs.vector import ColumnEnvs
@@ -36,47 +37,31 @@ class Update:
     """The policy step and the critic's fit on a batch of `columns` by `steps`."""
 
     def __init__(self, trainer: Trainer, columns: int, steps: int, comm: Any) -> None:
-        config, size = trainer.config, trainer.spaces.observation_size
-        fisher = int(config.fisher_fraction * steps)
+        config = trainer.config
         self._comm = comm
-        self._policy = trainer.policy
-        self._settings = TrustRegion(
-            config.max_kl,
-            config.cg_iters,
-            config.cg_damping,
-            config.line_search_steps,
-            config.line_search_shrink,
-        )
-        self._kernels = PolicyKernels(trainer.policy, columns, steps, fisher, size, 0.0)
+        self._trpo = Trpo(trainer.policy, config, columns, steps)
+        self._max_kl = config.max_kl
         rows = config.vf_batch // columns
         phi = trainer.critic.phi
         self._critic = Critic(trainer.critic._network, phi, columns, steps, rows)
         self._epochs, self._stepsize = config.vf_iters, config.vf_stepsize
-        self._theta, self._fisher, self._steps = trainer.theta, fisher, steps
+        self._theta, self._steps = trainer.theta, steps
 
     def seconds(self, observations: np.ndarray, actions: np.ndarray, numbers: np.ndarray) -> float:
         """Time of one update; the arrays are (columns, steps, ...)."""
         start = time.perf_counter()
-        batch = PolicyBatch(
-            observations,
-            actions,
-            numbers,
-            np.ones_like(numbers),
-            numbers.size,
-            np.arange(self._fisher),
-            len(numbers) * self._fisher,
-        )
-        trpo_step(self._theta, batch, self._kernels, self._comm, self._settings)
+        ones, nothing = np.ones_like(numbers), np.zeros((*numbers.shape, 0), np.float32)
         stream = np.random.default_rng(0)
-        mask = np.ones((len(numbers), self._steps), bool)
-        arguments = (mask, self._stepsize, self._epochs, stream, self._comm)
-        self._critic.fit(observations, numbers, *arguments)
+        batch = PolicyBatch(observations, 0 * ones, nothing, actions, numbers, ones, ones > 0)
+        self._trpo.step(self._theta, batch, self._comm, Progress(self._max_kl, 0.0, stream))
+        arguments = (ones > 0, self._stepsize, self._epochs, stream, self._comm)
+        self._critic.fit(observations, nothing, numbers, *arguments)
         return time.perf_counter() - start
 
 
-def plain_sum(_name: str, rows: np.ndarray) -> np.ndarray:
+def plain_sum(_name: str, *parts: np.ndarray) -> np.ndarray:
     """The sum over columns in floating point."""
-    total: np.ndarray = rows.sum(axis=0, dtype=np.float64)
+    total: np.ndarray = np.concatenate(parts).sum(axis=0, dtype=np.float64)
     return total
 
 

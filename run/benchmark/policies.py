@@ -47,7 +47,8 @@ show("MLP", make("MlpPolicy", "Hopper-v4"), numbers)
 show("LSTM", make("MlpLstmPolicy", "Hopper-v4"), numbers)
 show("CNN", make("CnnPolicy", Frames, cnn="nature"), picture)
 
-from trpo_mpi.algorithms.trpo import PolicyBatch, PolicyKernels
+from trpo_mpi.algorithms.policy_update import PolicyBatch
+from trpo_mpi.algorithms.trpo import TrpoKernels
 from trpo_mpi.policies.policy import Architecture
 box = gym.spaces.Box(-1, 1, (11,)), gym.spaces.Box(-1, 1, (3,))
 policy = Architecture("MlpLstmPolicy").make_policy(*box)
@@ -55,9 +56,9 @@ theta = policy.initialise(np.random.default_rng(0))
 numbers = np.zeros((16, 128), np.float32)
 seen = np.zeros((16, 128, 11), np.float32), numbers
 states, actions = (np.zeros((16, 128, n), np.float32) for n in (policy.state_size, 3))
-batch = PolicyBatch(*seen, states, actions, numbers, numbers + 1, 2048, np.arange(128), 2048)
-kernels = PolicyKernels(policy, 16, 128, 128, 0.0)
-data, fisher_data = kernels.data(batch), kernels.fisher_data(theta, batch)
+batch = PolicyBatch(*seen, states, actions, numbers, numbers + 1, numbers == 0)
+kernels = TrpoKernels(policy, 16, 128, 128, 0.0)
+data, fisher_data = kernels.data(batch), kernels.fisher_data(theta, batch, np.arange(128))
 print("gradient", microseconds(lambda: kernels.gradient(theta, data), 20))
 print("product", microseconds(lambda: kernels.fisher_product(theta, theta, fisher_data), 20))
 """

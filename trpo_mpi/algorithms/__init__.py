@@ -1,1 +1,24 @@
-"""What an iteration does with a batch: the policy step and the critic's fit."""
+"""Policy steps, the critic, and the solvers they use."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from trpo_mpi.algorithms.policy_update import PolicyUpdate
+    from trpo_mpi.config import Config, Grid
+    from trpo_mpi.policies.policy import Policy
+
+
+def policy_update(
+    policy: Policy, config: Config, grid: Grid, columns: int, steps: int | None
+) -> PolicyUpdate:
+    """The step of `config.algo`, for `columns` own environments by `steps`; see `PolicyKernels`."""
+    from trpo_mpi.algorithms.kl_penalty import KlPenalty
+    from trpo_mpi.algorithms.ppo import Ppo
+    from trpo_mpi.algorithms.trpo import Npg, Trpo
+
+    if config.algo == "ppo":
+        return Ppo(policy, config, columns, steps, grid.num_envs)
+    kinds = {"trpo": Trpo, "npg": Npg, "kl-penalty": KlPenalty}
+    return kinds[config.algo](policy, config, columns, steps)

@@ -9,6 +9,8 @@ from __future__ import annotations
 import numpy as np
 import tensorflow as tf
 
+from trpo_mpi.algorithms.adam import Adam
+from trpo_mpi.algorithms.policy_update import minibatches
 from trpo_mpi.parallel.communicator import Communicator
 from trpo_mpi.policies.kernel import Graph, parts_of
 from trpo_mpi.policies.networks import padded_rows
@@ -18,34 +20,25 @@ VALUES = 1024
 """Rows of which values are computed at a time, a multiple of 16: it bounds the memory."""
 
 
-class Adam:
-    """Kingma and Ba 2015, algorithm 1, on a flat float32 vector."""
-
-    BETA1, BETA2, EPSILON = 0.9, 0.999, 1e-8
-
-    def __init__(self, size: int) -> None:
-        self.steps = 0
-        self.m = np.zeros(size, np.float32)
-        self.v = np.zeros(size, np.float32)
-
-    def update(self, x: np.ndarray, gradient: np.ndarray, stepsize: float) -> np.ndarray:
-        """x after one step down `gradient`."""
-        self.steps += 1
-        self.m = self.BETA1 * self.m + np.float32(1 - self.BETA1) * gradient
-        self.v = self.BETA2 * self.v + np.float32(1 - self.BETA2) * gradient**2
-        rate = stepsize * np.sqrt(1 - self.BETA2**self.steps) / (1 - self.BETA1**self.steps)
-        scale = np.sqrt(self.v) + np.float32(self.EPSILON)
-        updated: np.ndarray = x - np.float32(rate) * self.m / scale
-        return updated
-
-
 class Critic:
     """Value function of a batch's observations (D) and memory (M); `phi` (P,) its parameters."""
 
     def __init__(
-        self, network: ValueNetwork, phi: np.ndarray, columns: int, steps: int, rows: int
+        self,
+        network: ValueNetwork,
+        phi: np.ndarray,
+        columns: int,
+        steps: int | None,
+        rows: int,
+        clip: float | None = None,
     ) -> None:
-        """`columns` own environments, batches of `steps`, minibatches of `rows` time indices."""
+        """`columns` own environments, batches of `steps`, minibatches of `rows` time indices.
+
+        `steps` is a multiple of 8, or None where it changes.
+        With `clip` an error counts as no less than that of a value that has moved by so much
+        (the value clipping of PPO's first implementation).
+        """
+        self._clip = clip
         self.phi = phi
         self.adam = Adam(len(phi))
         self._network = network
@@ -61,26 +54,31 @@ class Critic:
                 tf.TensorSpec([*shape, network.carried_size], tf.float32),
             ]
 
-        targets = tf.TensorSpec([columns, steps], tf.float32)
+        targets = [tf.TensorSpec([columns, steps], tf.float32)] * (1 if clip is None else 2)
         chosen = tf.TensorSpec([self._padded_rows], tf.int32)
         weight = tf.TensorSpec([columns, self._padded_rows], tf.float32)
         self._gradient_kernel = Graph(
-            self._gradient, flat, *seen(columns, steps), targets, chosen, weight
+            self._gradient, flat, chosen, weight, *seen(columns, steps), *targets
         )
         self._values_kernel = Graph(self._values, flat, *seen(None))
 
     def _values(self, phi: tf.Tensor, observations: tf.Tensor, memory: tf.Tensor) -> tf.Tensor:
         return self._network(self._network.weights(phi[None]), observations[None], memory[None])[0]
 
-    def _gradient(self, phi, observations, memory, targets, chosen, weight):  # type: ignore[no-untyped-def]
+    def _gradient(self, phi, chosen, weight, observations, memory, targets, *before):  # type: ignore[no-untyped-def]
         """Gradient of the squared error's sum over the chosen steps: (E, P)."""
         weights = self._network.weights(tf.tile(phi[None], [self._columns, 1]))
         inputs, remembered = (tf.gather(x, chosen, axis=1) for x in (observations, memory))
         with tf.GradientTape() as tape:
             tape.watch(weights)
             values = self._network(weights, inputs, remembered)
-            error = values - tf.gather(targets, chosen, axis=1)
-            loss = 0.5 * tf.reduce_sum(error**2 * weight)
+            wanted = tf.gather(targets, chosen, axis=1)
+            error = (values - wanted) ** 2
+            if self._clip is not None:
+                was = tf.gather(before[0], chosen, axis=1)
+                moved = was + tf.clip_by_value(values - was, -self._clip, self._clip)
+                error = tf.maximum(error, (moved - wanted) ** 2)
+            loss = 0.5 * tf.reduce_sum(error * weight)
         gradients = tape.gradient(loss, weights)
         return tf.concat([tf.reshape(g, (self._columns, -1)) for g in gradients], 1)
 
@@ -106,6 +104,7 @@ class Critic:
         epochs: int,
         stream: np.random.Generator,
         comm: Communicator,
+        before: np.ndarray | None = None,
     ) -> None:
         """Minimise the squared error over the batch.
 
@@ -116,14 +115,17 @@ class Critic:
             stepsize: Adam's.
             epochs: passes over the batch.
             stream: shared by all ranks; draws the order of the time steps.
+            before: (E, T), the values before the fit, where they are clipped.
         """
-        data = parts_of(self._columns, observations, memory, targets)
+        arrays = [observations, memory, targets]
+        if self._clip is not None:
+            assert before is not None
+            arrays.append(before)
+        data = parts_of(self._columns, *arrays)
         steps = mask.shape[1]
         own = mask[comm.columns.start : comm.columns.stop]
         for _ in range(epochs):
-            order = stream.permutation(steps).astype(np.int32)
-            for first in range(0, steps, self._rows):
-                rows = order[first : first + self._rows]
+            for rows in minibatches(steps, self._rows, stream):
                 chosen = np.zeros(self._padded_rows, np.int32)
                 weight = np.zeros((len(own), self._padded_rows), np.float32)
                 chosen[: len(rows)], weight[:, : len(rows)] = rows, own[:, rows]
@@ -136,6 +138,6 @@ class Critic:
     ) -> list[np.ndarray]:
         n = self._columns
         return [
-            self._gradient_kernel(self.phi, *part, chosen, weight[i * n : (i + 1) * n]).numpy()
+            self._gradient_kernel(self.phi, chosen, weight[i * n : (i + 1) * n], *part).numpy()
             for i, part in enumerate(data)
         ]

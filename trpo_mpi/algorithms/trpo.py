@@ -1,4 +1,4 @@
-"""The TRPO policy step (Schulman et al. 2015, appendix C).
+"""The TRPO policy step (Schulman et al. 2015, appendix C), and the natural gradient alone.
 
     maximise    mean(ratio * advantage) + entcoeff * entropy
     subject to  mean KL(old || new) <= max_kl
@@ -10,13 +10,22 @@ each trial of the line search.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import tensorflow as tf
 
 from trpo_mpi.algorithms.conjugate_gradient import conjugate_gradient
 from trpo_mpi.algorithms.line_search import Trial, line_search
+from trpo_mpi.algorithms.policy_update import (
+    PolicyBatch,
+    PolicyKernels,
+    PolicyStep,
+    PolicyUpdate,
+    Progress,
+    mean_losses,
+)
+from trpo_mpi.config import Config
 from trpo_mpi.parallel.communicator import Communicator
 from trpo_mpi.policies.kernel import Graph, parts_of
 from trpo_mpi.policies.policy import Policy
@@ -30,99 +39,87 @@ class TrustRegion:
     cg_iters: int
     cg_damping: float
     line_search_steps: int
+    """0: the full step is taken as it is, the natural gradient of Kakade 2001."""
     line_search_shrink: float
 
 
-@dataclass(frozen=True)
-class PolicyBatch:
-    """What the step needs of a batch; E own columns of T time steps, padded with mask 0.
+class Trpo(PolicyUpdate):
+    """Trust-region policy optimisation."""
 
-    `states` alone is not padded.
-    """
+    def __init__(self, policy: Policy, config: Config, columns: int, steps: int | None) -> None:
+        """Batches of `columns` own environments by `steps`, see `PolicyKernels`."""
+        self._recurrent = policy.state_size > 0
+        self._share = config.fisher_fraction
+        fisher_steps = None if steps is None else self._fisher_steps(steps)
+        self._kernels = TrpoKernels(policy, columns, steps, fisher_steps, config.entcoeff)
+        self._region = TrustRegion(
+            config.max_kl,
+            config.cg_iters,
+            config.cg_damping,
+            config.line_search_steps,
+            config.line_search_shrink,
+        )
 
-    observations: np.ndarray
-    """(E, T, D), normalised float32, or images as they are."""
-    starts: np.ndarray
-    """(E, T) float32, 1 where a step is the first of its episode."""
-    states: np.ndarray
-    """(E, T, S) float32: what the policy carried before each step."""
-    actions: np.ndarray
-    """(E, T, ...)."""
-    advantages: np.ndarray
-    """(E, T) float32, normalised over all ranks."""
-    mask: np.ndarray
-    """(E, T) float32, 1 where a step counts."""
-    timesteps: int
-    """Steps that count, over all ranks."""
-    fisher_rows: np.ndarray
-    """Time indices that Fisher-vector products use; of a recurrent policy one behind the other."""
-    fisher_timesteps: int
-    """Steps among them that count, over all ranks."""
+    def step(
+        self, theta: np.ndarray, batch: PolicyBatch, comm: Communicator, progress: Progress
+    ) -> tuple[np.ndarray, PolicyStep]:
+        """One step from `theta` (P,) float32: the new parameters and statistics."""
+        padded, horizon = batch.mask.shape[1], batch.counted.shape[1]
+        rows = self._fisher_rows(padded, horizon, progress.stream)
+        region = replace(self._region, max_kl=progress.max_kl)
+        return trpo_step(theta, batch, rows, self._kernels, comm, region)
+
+    def _fisher_steps(self, steps: int) -> int:
+        return -(-int(np.ceil(self._share * steps)) // 8) * 8
+
+    def _fisher_rows(self, padded: int, horizon: int, stream: np.random.Generator) -> np.ndarray:
+        """Time indices for Fisher-vector products, of a batch of `horizon` steps, T padded."""
+        steps = self._fisher_steps(padded)
+        if steps >= padded:
+            return np.arange(padded)
+        if self._recurrent:  # a window: the state at its start is known
+            return np.arange(steps) + stream.integers(max(0, horizon - steps) + 1)
+        chosen = np.arange(padded)
+        chosen[:horizon] = stream.permutation(horizon)
+        return np.sort(chosen[:steps])
 
 
-@dataclass(frozen=True)
-class PolicyStep:
-    """Statistics of one step."""
+class Npg(Trpo):
+    """The natural policy gradient: the same step, without a line search."""
 
-    kl: float
-    """Mean KL(old || new) of the new policy, in nats."""
-    entropy: float
-    """Mean entropy of the old policy, in nats."""
-    improvement: float
-    """Gain of the objective; 0 where the line search gave up."""
-    fraction: float
-    """Share of the full step that was taken; 0 where the line search gave up."""
+    def __init__(self, policy: Policy, config: Config, columns: int, steps: int | None) -> None:
+        """As `Trpo`."""
+        super().__init__(policy, replace(config, line_search_steps=0), columns, steps)
 
 
-class PolicyKernels:
-    """The step's derivatives as `tf.function`s of fixed shapes.
-
-    Each gives a row a column, in arrays of as many columns as are worked on at a time. The
-    parameters are copied for every column, so that a column's derivative is taken by its own copy,
-    in one batched product with those of the others. Policies with convolutions or a network of
-    one's own are worked through a column at a time.
-    """
+class TrpoKernels(PolicyKernels):
+    """The step's derivatives; Fisher-vector products use `fisher_steps` time steps."""
 
     def __init__(
-        self, policy: Policy, columns: int, steps: int, fisher_steps: int, entcoeff: float
+        self,
+        policy: Policy,
+        columns: int,
+        steps: int | None,
+        fisher_steps: int | None,
+        entcoeff: float,
     ) -> None:
-        """Batches of `columns` by `steps`; Fisher products use `fisher_steps`."""
-        self._policy = policy
-        self._columns = columns = 1 if policy.one_column else columns
-        self._entcoeff = entcoeff
-        flat = tf.TensorSpec([policy.num_parameters], tf.float32)
-        distribution = policy.distribution
-        state = tf.TensorSpec([columns, policy.state_size], tf.float32)
-
-        def numbers(*shape: int) -> tf.TensorSpec:
-            return tf.TensorSpec([columns, *shape], tf.float32)
-
-        def seen(steps: int) -> list[tf.TensorSpec]:
-            shape = [columns, steps, policy.observation_size]
-            return [tf.TensorSpec(shape, policy.observation_type), numbers(steps), state]
-
-        shape = [columns, steps, *distribution.action_shape]
-        actions = tf.TensorSpec(shape, distribution.action_type)
-        data = [*seen(steps), actions, numbers(steps), numbers(steps)]
-        old = numbers(steps, distribution.num_parameters)
-        self._gradients = Graph(self._gradient, flat, *data)
-        observations, *rest = [*seen(fisher_steps), numbers(fisher_steps)]
-        self._known = Graph(self._linearised, flat, observations)
+        """Batches of `columns` by `steps`."""
+        super().__init__(policy, columns, steps, entcoeff)
+        self._gradients = Graph(self._gradient, self.flat, *self.signature)
+        observations, *rest = [*self.seen(fisher_steps), self.numbers(fisher_steps)]
+        self._known = Graph(self._linearised, self.flat, observations)
         known = self._known.outputs
-        self._products = Graph(self._fisher_product, flat, flat, *rest, *known)
-        self._all_losses = Graph(self._losses, flat, *data, old)
+        self._products = Graph(self._fisher_product, self.flat, self.flat, *rest, *known)
 
-    def data(self, batch: PolicyBatch) -> list[list[tf.Tensor]]:
-        """What `gradient` and `losses` take of a batch."""
-        arrays = (batch.actions, batch.advantages, batch.mask)
-        seen = (batch.observations, batch.starts, batch.states[:, 0])
-        return parts_of(self._columns, *seen, *arrays)
+    def fisher_data(
+        self, theta: np.ndarray, batch: PolicyBatch, rows: np.ndarray
+    ) -> list[list[tf.Tensor]]:
+        """What `fisher_product` takes of a batch, at these parameters.
 
-    def fisher_data(self, theta: np.ndarray, batch: PolicyBatch) -> list[list[tf.Tensor]]:
-        """What `fisher_product` takes of a batch, at these parameters."""
-        rows = batch.fisher_rows
+        `rows` are the time indices to use; of a recurrent policy one behind the other.
+        """
         others = (batch.starts[:, rows], batch.states[:, rows[0]], batch.mask[:, rows])
-        parts = parts_of(self._columns, batch.observations[:, rows], *others)
+        parts = parts_of(self.columns, batch.observations[:, rows], *others)
         return [[*rest, *self._known(theta, observations)] for observations, *rest in parts]
 
     def gradient(
@@ -138,88 +135,61 @@ class PolicyKernels:
         """Fisher-vector product, summed over time: (E, P)."""
         return [self._products(theta, vector, *part).numpy() for part in data]
 
-    def losses(
-        self, theta: np.ndarray, data: list[list[tf.Tensor]], old: list[tf.Tensor]
-    ) -> list[np.ndarray]:
-        """Gain of the objective over the parameters `old`, and KL, summed over time: (E, 2)."""
-        pairs = zip(data, old, strict=True)
-        return [self._all_losses(theta, *part, before).numpy() for part, before in pairs]
-
-    def _copies(self, flat: tf.Tensor) -> tf.Tensor:
-        return tf.tile(flat[None], [self._columns, 1])
-
     def _gradient(self, theta, observations, starts, state, actions, advantages, mask):  # type: ignore[no-untyped-def]
-        distribution = self._policy.distribution
-        weights = self._policy.weights(self._copies(theta))
+        distribution = self.policy.distribution
+        weights = self.copies(theta)
         with tf.GradientTape() as tape:
             tape.watch(weights)
-            parameters = self._policy(weights, observations, starts, state)
+            parameters = self.policy(weights, observations, starts, state)
             # At the old parameters the ratio's gradient is that of the log-probability.
             log_prob = distribution.log_prob(parameters, actions)
             entropy = distribution.entropy(parameters) * mask
-            objective = tf.reduce_sum(log_prob * advantages * mask + self._entcoeff * entropy)
-        gradient = self._flatten(tape.gradient(objective, weights))
+            objective = tf.reduce_sum(log_prob * advantages * mask + self.entcoeff * entropy)
+        gradient = self.flatten(tape.gradient(objective, weights))
         return tf.concat([gradient, tf.reduce_sum(entropy, 1)[:, None]], 1), parameters
 
     def _linearised(self, theta, observations):  # type: ignore[no-untyped-def]
-        return tuple(self._policy.known(self._policy.weights(self._copies(theta)), observations))
+        return tuple(self.policy.known(self.copies(theta), observations))
 
     def _fisher_product(self, theta, vector, starts, state, mask, *known):  # type: ignore[no-untyped-def]
         """Gauss-Newton: J' F J v, F the distribution's."""
-        policy = self._policy
-        weights, tangents = (policy.weights(self._copies(flat)) for flat in (theta, vector))
+        policy = self.policy
+        weights, tangents = (self.copies(flat) for flat in (theta, vector))
         with tf.GradientTape() as tape:
             tape.watch(weights)
             parameters, tangent = policy.with_tangent(weights, tangents, known, starts, state)
         cotangent = policy.distribution.fisher_product(parameters, tangent)
-        return self._flatten(
+        return self.flatten(
             tape.gradient(parameters, weights, output_gradients=cotangent * mask[:, :, None])
         )
-
-    def _losses(self, theta, observations, starts, state, actions, advantages, mask, old):  # type: ignore[no-untyped-def]
-        distribution = self._policy.distribution
-        weights = self._policy.weights(self._copies(theta))
-        new = self._policy(weights, observations, starts, state)
-        log_ratio = distribution.log_prob(new, actions) - distribution.log_prob(old, actions)
-        gain = tf.math.expm1(log_ratio) * advantages
-        entropy = distribution.entropy(new) - distribution.entropy(old)
-        kl = distribution.kl(old, new)
-        return tf.stack(
-            [
-                tf.reduce_sum((gain + self._entcoeff * entropy) * mask, 1),
-                tf.reduce_sum(kl * mask, 1),
-            ],
-            1,
-        )
-
-    def _flatten(self, gradients: list[tf.Tensor]) -> tf.Tensor:
-        return tf.concat([tf.reshape(g, (self._columns, -1)) for g in gradients], 1)
 
 
 def trpo_step(
     theta: np.ndarray,
     batch: PolicyBatch,
-    kernels: PolicyKernels,
+    fisher_rows: np.ndarray,
+    kernels: TrpoKernels,
     comm: Communicator,
     settings: TrustRegion,
 ) -> tuple[np.ndarray, PolicyStep]:
     """One TRPO step from `theta` (P,) float32; gives the new parameters and its statistics.
 
+    `fisher_rows` are the time indices of Fisher-vector products, see `TrpoKernels.fisher_data`.
     Every rank walks the same iterates: all that it decides by comes out of a reduction.
     Where the line search gives up, the very array `theta` comes back.
     """
-    n = batch.timesteps
+    n, fisher_n = batch.timesteps(), batch.timesteps(fisher_rows)
     data = kernels.data(batch)
     rows, old = kernels.gradient(theta, data)
     total = comm.sum_columns("policy gradient", *rows) / n
     g, entropy = total[:-1], float(total[-1])
 
-    fisher_data = kernels.fisher_data(theta, batch)
+    fisher_data = kernels.fisher_data(theta, batch, fisher_rows)
 
     def fisher_product(v: np.ndarray) -> np.ndarray:
         rows = kernels.fisher_product(theta, v.astype(np.float32), fisher_data)
         total = comm.sum_columns("Fisher-vector product", *rows)
-        return total / batch.fisher_timesteps + settings.cg_damping * v
+        return total / fisher_n + settings.cg_damping * v
 
     solution = conjugate_gradient(fisher_product, g, settings.cg_iters)
     # x'Fx without another product: F x is g less the residual.
@@ -229,13 +199,14 @@ def trpo_step(
     full_step = np.sqrt(2 * settings.max_kl / curvature) * solution.x
 
     def evaluate(candidate: np.ndarray) -> Trial:
-        rows = kernels.losses(candidate, data, old)
-        try:
-            gain, kl = comm.sum_columns("line search", *rows) / n
-        except FloatingPointError:  # on all ranks alike: too long a step
-            return Trial(-np.inf, np.inf)
-        return Trial(float(gain), float(kl))
+        return Trial(*mean_losses(candidate, kernels, data, old, batch, comm))
 
+    if not settings.line_search_steps:
+        candidate = (theta + full_step).astype(np.float32)
+        trial = evaluate(candidate)
+        if np.isfinite(trial.kl):
+            return candidate, PolicyStep(trial.kl, entropy, trial.improvement, 1.0)
+        return theta, PolicyStep(0.0, entropy, 0.0, 0.0)
     theta, fraction, trial = line_search(
         evaluate,
         theta,

@@ -24,7 +24,7 @@ def path_of(config: Config) -> Path:
         return Path(config.resume)
     if config.outdir is not None:
         return Path(config.outdir)
-    name = f"{config.env.rpartition(':')[2].replace('/', '-')}-default-s{config.seed}"
+    name = f"{config.env.rpartition(':')[2].replace('/', '-')}-{config.recipe}-s{config.seed}"
     return Path("runs") / name
 
 
@@ -60,7 +60,7 @@ def write_config(path: Path, config: Config, machine: dict[str, Any], resumes: b
     """Write config.json: the settings, and what they run on; earlier starts stay below."""
     record = {
         "settings": dataclasses.asdict(config),
-        "recipe": "default",
+        "recipe": config.recipe,
         "module": config.command,
         "command": [sys.executable, *sys.argv],
         "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"),

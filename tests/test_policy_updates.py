@@ -1,0 +1,269 @@
+"""PPO, the KL penalty and the natural gradient, against plain TensorFlow and numbers by hand."""
+
+from dataclasses import replace
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+import pytest
+import tensorflow as tf
+from test_trpo import (
+    BINARY,
+    BOX,
+    COLUMNS,
+    DISCRETE,
+    REGION,
+    ROWS,
+    STEPS,
+    hand_batch,
+    make_batch,
+    make_policy,
+    mean_kl,
+    parameters,
+)
+from test_trpo import make_kernels as trpo_kernels
+from toy_envs import Counter
+from toy_policies import mlp_policy
+from toy_training import toy_trainer, train
+
+from trpo_mpi.algorithms.kl_penalty import KlPenalty, PenaltyKernels, adapted
+from trpo_mpi.algorithms.policy_update import PolicyBatch, Progress, minibatches
+from trpo_mpi.algorithms.ppo import Ppo, PpoKernels
+from trpo_mpi.algorithms.trpo import Npg, trpo_step
+from trpo_mpi.config import Config
+from trpo_mpi.errors import UsageError
+from trpo_mpi.parallel.communicator import Communicator
+from trpo_mpi.policies.policy import Policy
+
+KINDS = pytest.mark.parametrize(
+    ("space", "kind"),
+    [
+        (BOX, "MlpPolicy"),
+        (DISCRETE, "MlpLstmPolicy"),
+        (BINARY, "MlpLnLstmPolicy"),
+        (DISCRETE, "CnnPolicy"),
+    ],
+    ids=str,
+)
+
+
+def progress(max_kl: float = 0.01, done: float = 0.0) -> Progress:
+    return Progress(max_kl, done, np.random.default_rng(5))
+
+
+def moved(policy: Policy, theta: np.ndarray) -> np.ndarray:
+    """Other parameters, at which some ratios are outside the clip range and some inside."""
+    noise = np.random.default_rng(8).standard_normal(len(theta))
+    return (theta + (0.03 if policy.images else 0.1) * noise).astype(np.float32)
+
+
+def of_window(batch: PolicyBatch, rows: np.ndarray) -> PolicyBatch:
+    """These time steps alone."""
+    arrays = ("observations", "starts", "states", "actions", "advantages", "mask", "counted")
+    return replace(batch, **{name: getattr(batch, name)[:, rows] for name in arrays})
+
+
+@KINDS
+def test_clipped_gradient_is_that_of_the_formula(space: gym.Space[Any], kind: str) -> None:
+    """Over rows 2 to 5: as a window, which a recurrent policy reads from its stored state."""
+    policy, theta = make_policy(space, kind)
+    batch, rows = make_batch(policy, 5), np.array([2, 3, 4, 5])
+    kernels = PpoKernels(policy, COLUMNS, STEPS, 4, 0.02)
+    data = kernels.data(batch)
+    _, old = kernels.old(theta, data)
+    new, few = moved(policy, theta), of_window(batch, rows)
+    given = np.concatenate(kernels.clipped_gradient(new, 0.1, rows, batch, data, old))
+    variable = tf.Variable(new.astype(np.float64))
+    with tf.GradientTape() as tape:
+        now = parameters(policy, variable, few)
+        before = tf.concat(old, 0).numpy()[:, rows].astype(np.float64)
+        log_prob = policy.distribution.log_prob
+        ratio = tf.exp(log_prob(now, few.actions) - log_prob(tf.constant(before), few.actions))
+        a = few.advantages.astype(np.float64)
+        gain = tf.minimum(ratio * a, tf.clip_by_value(ratio, 0.9, 1.1) * a)
+        total = tf.reduce_sum((gain + 0.02 * policy.distribution.entropy(now)) * few.mask)
+    expected = tape.gradient(total, variable)
+    outside = np.abs(ratio - 1)[few.mask > 0] > 0.1
+    assert outside.any()
+    assert not outside.all()
+    scale = np.abs(expected).max()
+    np.testing.assert_allclose(given.sum(0), expected, atol=3e-4 * scale)
+
+
+@KINDS
+def test_penalty_gradients_are_those_of_objective_and_kl(space: gym.Space[Any], kind: str) -> None:
+    policy, theta = make_policy(space, kind)
+    batch, p = make_batch(policy, 6), len(theta)
+    kernels = PenaltyKernels(policy, COLUMNS, STEPS, 0.02)
+    data = kernels.data(batch)
+    _, old = kernels.old(theta, data)
+    new = moved(policy, theta)
+    total = np.concatenate(kernels.gradients(new, data, old)).sum(0, dtype=np.float64)
+    variable = tf.Variable(new.astype(np.float64))
+    with tf.GradientTape(persistent=True) as tape:
+        now, before = parameters(policy, variable, batch), parameters(policy, theta, batch)
+        log_prob = policy.distribution.log_prob
+        ratio = tf.exp(log_prob(now, batch.actions) - log_prob(before, batch.actions))
+        gain = ratio * batch.advantages + 0.02 * policy.distribution.entropy(now)
+        objective = tf.reduce_sum(gain * batch.mask)
+        kl = mean_kl(policy, theta, variable, batch) * batch.timesteps()
+    for part, what in ((total[:p], objective), (total[p : 2 * p], kl)):
+        expected = tape.gradient(what, variable)
+        np.testing.assert_allclose(part, expected, atol=3e-4 * np.abs(expected).max())
+    np.testing.assert_allclose(total[2 * p], kl, rtol=1e-3)
+
+
+def hand_policy() -> tuple[Policy, np.ndarray, PolicyBatch]:
+    """A Gaussian of mean b = 0, deviation 1; actions 1 and -1 with advantages 1 and -1."""
+    policy = mlp_policy(1, gym.spaces.Box(-1, 1, (1,)), ())
+    batch = hand_batch(np.array([[1], [-1]], np.float32), [1, -1])
+    return policy, np.zeros(3, np.float32), batch
+
+
+def ratios(theta: np.ndarray) -> tuple[float, float]:
+    """Of the actions 1 and -1, from N(0, 1) to the Gaussian of these parameters."""
+    b, log_std = theta[1:].astype(float)
+    one, other = (np.exp(0.5 - log_std - 0.5 * ((a - b) / np.exp(log_std)) ** 2) for a in (1, -1))
+    return one, other
+
+
+def test_ppo_stops_where_ratios_leave_the_range() -> None:
+    """The good action may gain up to 1.2 and the bad one lose down to 0.8; momentum carries the
+    parameters a little over that. At first all of Adam's steps go one way."""
+    policy, theta, batch = hand_policy()
+    config = Config(policy_iters=300, policy_stepsize=1e-3, policy_batch=8, max_grad_norm=None)
+    ppo = Ppo(policy, config, 1, 8, 1)
+    new, step = ppo.step(theta, batch, Communicator(None, 1), progress())
+    good, bad = ratios(new)
+    assert 1.2 < good < 1.3
+    assert 0.7 < bad < 0.8
+    np.testing.assert_allclose(step.improvement, (good - bad) / 2, rtol=1e-4)
+    ppo = Ppo(policy, replace(config, policy_iters=20), 1, 8, 1)
+    few, _ = ppo.step(theta, batch, Communicator(None, 1), progress())
+    np.testing.assert_allclose(few[1], 0.02, rtol=0.01)
+
+
+def test_ppo_leaves_a_batch_when_the_kl_is_over_its_limit() -> None:
+    """After the first pass in which it is, and not before."""
+    policy, theta, batch = hand_policy()
+
+    def after(passes: int, limit: float | None) -> tuple[np.ndarray, float]:
+        config = Config(policy_iters=passes, policy_stepsize=1e-2, policy_batch=8, stop_kl=limit)
+        ppo = Ppo(policy, config, 1, 8, 1)
+        new, step = ppo.step(theta, batch, Communicator(None, 1), progress())
+        return new, step.kl
+
+    grown = [after(passes, None) for passes in range(1, 9)]
+    assert grown[4][1] < grown[5][1]
+    stopped, _ = after(50, grown[4][1])
+    assert np.array_equal(stopped, grown[5][0])
+
+
+def test_ppo_shortens_long_gradients(monkeypatch: pytest.MonkeyPatch) -> None:
+    policy, theta, batch = hand_policy()
+    for limit, norm in ((0.25, 0.25), (None, 1.0), (5.0, 1.0)):
+        config = Config(policy_iters=1, policy_batch=8, max_grad_norm=limit)
+        ppo, given = Ppo(policy, config, 1, 8, 1), []
+        monkeypatch.setattr(ppo.adam, "update", lambda x, g, _, to=given: (to.append(g), x)[1])
+        ppo.step(theta, batch, Communicator(None, 1), progress())
+        np.testing.assert_allclose(np.linalg.norm(given[0]), norm, rtol=1e-5)
+
+
+def test_ppo_schedules() -> None:
+    policy, theta, batch = hand_policy()
+    config = Config(policy_stepsize=1e-3, clip_range=0.4, final_clip_range=0.5)
+    ppo = Ppo(policy, config, 1, 8, 1)
+    _, step = ppo.step(theta, batch, Communicator(None, 1), progress(done=0.5))
+    assert step.more == {"policy_stepsize": pytest.approx(5e-4), "clip_range": pytest.approx(0.3)}
+
+
+def test_minibatches() -> None:
+    stream = np.random.default_rng(0)
+    parts = minibatches(11, 4, stream)
+    assert [len(part) for part in parts] == [4, 4, 3]
+    assert sorted(np.concatenate(parts)) == list(range(11))
+    windows = [part.tolist() for part in minibatches(11, 4, stream, windows=True)]
+    assert sorted(windows) == [[0, 1, 2, 3], [4, 5, 6, 7], [8, 9, 10]]
+    orders = {str(minibatches(11, 4, stream, windows=True)) for _ in range(20)}
+    assert len(orders) > 1
+
+
+def test_penalty_step_by_hand() -> None:
+    """Objective's gradient by b is 1 at first; a weak penalty lets b grow till KL = b^2 / 2 is over
+    four times the target, and the batch is left; a strong one holds it near 1 / beta."""
+    policy, theta, batch = hand_policy()
+    comm = Communicator(None, 1)
+    config = Config(policy_iters=400, policy_stepsize=1e-2, policy_final_stepsize=1.0)
+    weak = KlPenalty(policy, config, 1, 8)
+    new, step = weak.step(theta, batch, comm, progress(max_kl=1e-3))
+    assert 4e-3 < step.kl < 6e-3
+    b, log_std = new[1:].astype(float)
+    kl = log_std + (1 + b**2) / (2 * np.exp(2 * log_std)) - 0.5
+    np.testing.assert_allclose(step.kl, kl, rtol=1e-3)
+    strong = KlPenalty(policy, config, 1, 8)
+    strong._beta = 20.0
+    new, step = strong.step(theta, batch, comm, progress(max_kl=1.0))
+    np.testing.assert_allclose(new[1], 1 / 20, rtol=0.1)
+
+
+def test_penalty_follows_the_kl() -> None:
+    """Coady's rule, and its bounds."""
+    assert adapted(1.0, 1.0, 1.0) == (1.0, 1.0)
+    assert adapted(1.0, 1.0, 2.1) == (1.5, 1.0)
+    assert adapted(1.0, 1.0, 0.4) == (1 / 1.5, 1.0)
+    assert adapted(30.0, 1.0, 3.0) == (35.0, 1 / 1.5)
+    assert adapted(35.0, 0.09, 3.0) == (35.0, 0.09)
+    assert adapted(1 / 30, 1.0, 0.1) == (1 / 35, 1.5)
+    assert adapted(1 / 35, 11.0, 0.1) == (1 / 35, 11.0)
+
+
+def test_penalty_and_multiplier_go_on_where_they_were() -> None:
+    policy, theta, batch = hand_policy()
+    comm, config = Communicator(None, 1), Config(policy_iters=3)
+    first, second = KlPenalty(policy, config, 1, 8), KlPenalty(policy, config, 1, 8)
+    theta, _ = first.step(theta, batch, comm, progress())
+    second.resume(first.tree())
+    assert second.tree()["beta"] == 1 / 1.5
+    one, two = (update.step(theta, batch, comm, progress())[0] for update in (first, second))
+    assert np.array_equal(one, two)
+
+
+def test_natural_gradient_takes_the_full_step() -> None:
+    """TRPO's, where that is accepted at once; and where it would not be."""
+    policy, theta = make_policy(BOX)
+    batch, comm = make_batch(policy), Communicator(None, COLUMNS)
+    config = Config(cg_damping=0.1, fisher_fraction=1.0, max_kl=0.01)
+    npg = Npg(policy, config, COLUMNS, STEPS)
+    for max_kl in (0.01, 3.0):
+        new, step = npg.step(theta, batch, comm, progress(max_kl))
+        region = replace(REGION, max_kl=max_kl, line_search_steps=1)
+        other, trial = trpo_step(theta, batch, ROWS, trpo_kernels(policy), comm, region)
+        assert step.fraction == 1
+        assert (other is theta) == (max_kl == 3.0)
+        if max_kl == 0.01:
+            assert np.array_equal(new, other)
+            assert step == trial
+        else:
+            assert step.improvement < 0
+
+
+@pytest.mark.parametrize("algo", ["npg", "ppo", "kl-penalty"])
+def test_a_run_that_is_resumed_goes_on_with_the_same_bits(algo: str) -> None:
+    settings = {"num_envs": 2, "timesteps_per_batch": 32, "num_timesteps": 200, "algo": algo}
+    whole, first, second = (toy_trainer(Counter, **settings) for _ in range(3))
+    rows = train(whole)
+    for _ in range(3):
+        first.iterate()
+    columns = first.column_states()
+    second.resume(first.model(), first.best, first.state(), columns)
+    train(second)
+    assert second._fingerprint() == whole._fingerprint()
+    assert np.array_equal(second.theta, whole.theta)
+    exact = ("kl", "policy_stepsize", "beta", "clip_range")
+    assert any(rows[-1].get(name) for name in exact)
+
+
+def test_ranges() -> None:
+    for bad in ({"clip_range": 0}, {"policy_batch": 0}, {"stop_kl": -1.0}, {"algo": "sarsa"}):
+        with pytest.raises(UsageError, match=next(iter(bad)).replace("_", "-")):
+            Config(**bad).validate()

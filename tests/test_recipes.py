@@ -1,0 +1,84 @@
+"""Recipes: complete, in range, refused where they do not belong, overridden by flags."""
+
+import json
+import typing
+from pathlib import Path
+
+import pytest
+from conftest import Run
+
+from trpo_mpi.config import CONFIGS, Config, Recipes, batch_grid
+from trpo_mpi.errors import UsageError
+from trpo_mpi.recipes import RECIPES, config_of, listing
+
+
+def commands(name: str) -> list[str]:
+    return [RECIPES[name].command] if RECIPES[name].command else list(CONFIGS)
+
+
+def test_the_flag_takes_all_that_there_are() -> None:
+    assert list(typing.get_args(Recipes)) == list(RECIPES)
+
+
+@pytest.mark.parametrize("name", list(RECIPES))
+def test_each_is_in_range_and_its_batch_is_a_grid(name: str) -> None:
+    for command in commands(name):
+        config = config_of(name, command)
+        config.validate()
+        assert config.recipe == name
+        grid = batch_grid(config, 1)
+        for setting, value in RECIPES[name].settings.items():
+            assert getattr(config, setting) == value
+        if "timesteps_per_batch" in RECIPES[name].settings:
+            assert grid.timesteps == RECIPES[name].settings["timesteps_per_batch"]
+            assert config.vf_batch % grid.num_envs == 0
+
+
+def test_the_sources_batches_are_kept() -> None:
+    sizes = {
+        name: (batch_grid(config_of(name, command), 1))
+        for name in RECIPES
+        for command in commands(name)[:1]
+    }
+    shapes = {name: (grid.num_envs, grid.horizon) for name, grid in sizes.items()}
+    assert shapes["chainerrl"] == (20, 250)
+    assert shapes["baselines-mujoco"] == (16, 64)
+    assert shapes["baselines-atari"] == (16, 512)
+    assert shapes["parl-ppo-mujoco"] == (16, 128)
+    assert shapes["parl-ppo-atari"] == (8, 128)
+
+
+def test_default_changes_nothing() -> None:
+    assert config_of("default", "run_mujoco") == Config()
+
+
+def test_one_of_the_other_command_is_refused() -> None:
+    with pytest.raises(UsageError, match=r"parl-ppo-atari is for run_atari; run_mujoco has"):
+        config_of("parl-ppo-atari", "run_mujoco")
+
+
+def test_listing_names_each_with_its_source() -> None:
+    text = listing()
+    for name, recipe in RECIPES.items():
+        assert f"{name}: {recipe.about}" in text
+        assert recipe.source in text
+
+
+def test_flags_override_a_recipe(python: Run, tmp_path: Path) -> None:
+    """And without a value `--recipe` lists them."""
+    flags = ["--recipe", "chainerrl", "--env", "CartPole-v1", "--lam", "0.9"]
+    result = python("-m", "trpo_mpi.run_mujoco", *flags, "--max-iterations", 2)
+    assert result.returncode == 0, result.stderr
+    (run,) = (tmp_path / "runs").iterdir()
+    assert run.name == "CartPole-v1-chainerrl-s0"
+    settings = json.loads((run / "config.json").read_text())["settings"]
+    assert settings["lam"] == 0.9
+    assert settings["cg_iters"] == 20
+    assert settings["timesteps_per_batch"] == 5000
+    for alone in (["--recipe"], ["--recipe", "--seed", "1"]):
+        listed = python("-m", "trpo_mpi.run_mujoco", *alone)
+        assert (listed.returncode, listed.stdout) == (0, listing() + "\n")
+    unknown = python("-m", "trpo_mpi.run_mujoco", "--recipe", "chainer")
+    assert unknown.returncode == 2
+    assert "chainerrl" in unknown.stderr
+    assert len(unknown.stderr.splitlines()) == 1

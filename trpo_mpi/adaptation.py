@@ -1,0 +1,74 @@
+"""Settings that follow the returns, by the rule of kvfrans' parallel-trpo (2016).
+
+Every `EVERY` iterations the sum of their mean episode returns is compared with that of those
+before. Where it has not fallen, the batch gets smaller and the trust region wider; where it has,
+the other way round. The original tests its bounds before a step, and so leaves them by one; here
+they hold.
+"""
+
+from typing import Any
+
+from trpo_mpi.config import Config, Grid
+
+EVERY = 10
+"""Iterations between two comparisons."""
+MAX_KL = (0.001, 0.01)
+"""Bounds of the trust region, in nats."""
+KL_STEP = 0.0005
+BATCH = (1200, 20_000)
+"""Bounds of the batch, in time steps."""
+BATCH_STEP = 300
+
+
+class Adaptation:
+    """The trust region and the batch of the next iteration.
+
+    Args:
+        config: with the first of them, and `adapt`, which says what is adapted.
+        grid: the batch at first.
+    """
+
+    def __init__(self, config: Config, grid: Grid) -> None:
+        self._kl = config.adapt in ("kl", "both")
+        self._batch = config.adapt in ("batch", "both")
+        self._envs = grid.num_envs
+        self._timesteps = grid.timesteps
+        self._returns: list[float] = []
+        self._last: float | None = None
+        self.max_kl = config.max_kl
+
+    @property
+    def horizon(self) -> int:
+        """Time steps of each environment."""
+        return max(1, round(self._timesteps / self._envs))
+
+    def follow(self, mean_return: float) -> None:
+        """Take in an iteration's mean episode return."""
+        self._returns.append(mean_return)
+        if len(self._returns) < EVERY:
+            return
+        total = sum(self._returns)
+        direction = -1 if self._last is not None and total < self._last else 1
+        self._returns, self._last = [], total
+        if self._kl:
+            self.max_kl = _within(self.max_kl + direction * KL_STEP, MAX_KL)
+        if self._batch:
+            self._timesteps = round(_within(self._timesteps - direction * BATCH_STEP, BATCH))
+
+    def tree(self) -> dict[str, Any]:
+        """Its state, as plain data."""
+        return {
+            "returns": list(self._returns),
+            "last": self._last,
+            "max_kl": self.max_kl,
+            "timesteps": self._timesteps,
+        }
+
+    def resume(self, tree: dict[str, Any]) -> None:
+        """Go on from there."""
+        self._returns, self._last = list(tree["returns"]), tree["last"]
+        self.max_kl, self._timesteps = tree["max_kl"], tree["timesteps"]
+
+
+def _within(x: float, bounds: tuple[float, float]) -> float:
+    return min(max(x, bounds[0]), bounds[1])

@@ -1,0 +1,34 @@
+"""Adam, on flat parameter vectors."""
+
+from typing import Any
+
+import numpy as np
+
+
+class Adam:
+    """Kingma and Ba 2015, algorithm 1, on a flat float32 vector."""
+
+    BETA1, BETA2, EPSILON = 0.9, 0.999, 1e-8
+
+    def __init__(self, size: int) -> None:
+        self.steps = 0
+        self.m = np.zeros(size, np.float32)
+        self.v = np.zeros(size, np.float32)
+
+    def update(self, x: np.ndarray, gradient: np.ndarray, stepsize: float) -> np.ndarray:
+        """x after one step down `gradient`."""
+        self.steps += 1
+        self.m = self.BETA1 * self.m + np.float32(1 - self.BETA1) * gradient
+        self.v = self.BETA2 * self.v + np.float32(1 - self.BETA2) * gradient**2
+        rate = stepsize * np.sqrt(1 - self.BETA2**self.steps) / (1 - self.BETA1**self.steps)
+        scale = np.sqrt(self.v) + np.float32(self.EPSILON)
+        updated: np.ndarray = x - np.float32(rate) * self.m / scale
+        return updated
+
+    def tree(self) -> dict[str, Any]:
+        """Its state, as plain data."""
+        return {"steps": self.steps, "m": self.m, "v": self.v}
+
+    def resume(self, tree: dict[str, Any]) -> None:
+        """Go on from there."""
+        self.steps, self.m, self.v = (tree[name] for name in ("steps", "m", "v"))

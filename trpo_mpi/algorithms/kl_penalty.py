@@ -1,0 +1,142 @@
+"""The policy step of Coady's TRPO (2017): Adam on a surrogate with an adaptive KL penalty.
+
+    maximise  mean(ratio * advantage) + entcoeff * entropy
+              - beta * KL - 50 * max(0, KL - 2 * target)^2        KL: mean KL(old || new)
+
+After each batch beta and the step size follow the KL that came out (`adapted`). The target is
+--max-kl.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+from trpo_mpi.algorithms.adam import Adam
+from trpo_mpi.algorithms.policy_update import (
+    GradientKernels,
+    PolicyBatch,
+    PolicyStep,
+    PolicyUpdate,
+    Progress,
+    mean_losses,
+)
+from trpo_mpi.config import Config
+from trpo_mpi.parallel.communicator import Communicator
+from trpo_mpi.policies.kernel import Graph
+from trpo_mpi.policies.networks import Mlp
+from trpo_mpi.policies.policy import Policy
+
+ITERS = 20
+"""Passes over the batch, where --policy-iters does not say."""
+HINGE = 50.0
+"""Weight of the squared excess over twice the target."""
+STOP = 4.0
+"""Multiple of the target beyond which a batch is left."""
+STEPSIZE = 9e-4
+"""Adam's step size times the root of the middle layer's units, where --policy-stepsize does not
+say."""
+
+
+class KlPenalty(PolicyUpdate):
+    """Full-batch steps on the penalised surrogate."""
+
+    def __init__(self, policy: Policy, config: Config, columns: int, steps: int | None) -> None:
+        """Batches of `columns` own environments by `steps`, see `PolicyKernels`."""
+        self.adam: Adam = Adam(policy.num_parameters)
+        self._beta = self._multiplier = 1.0
+        self._iters = config.policy_iters or ITERS
+        self._final = config.policy_final_stepsize
+        hidden = policy.encoder.sizes[1:] if isinstance(policy.encoder, Mlp) else ()
+        units = hidden[len(hidden) // 2] if hidden else policy.encoder.outputs
+        self._stepsize = config.policy_stepsize or STEPSIZE / np.sqrt(units)
+        self._kernels = PenaltyKernels(policy, columns, steps, config.entcoeff)
+
+    def step(
+        self, theta: np.ndarray, batch: PolicyBatch, comm: Communicator, progress: Progress
+    ) -> tuple[np.ndarray, PolicyStep]:
+        """One step from `theta` (P,) float32: the new parameters and statistics."""
+        kernels, target, n = self._kernels, progress.max_kl, batch.timesteps()
+        stepsize = self._multiplier * progress.decayed(self._stepsize, self._final)
+        more = {"policy_stepsize": stepsize, "beta": self._beta}
+        data = kernels.data(batch)
+        entropies, old = kernels.old(theta, data)
+        entropy = comm.sum_columns("entropy", *entropies)[0] / n
+        p = len(theta)
+        for _ in range(self._iters):
+            rows = kernels.gradients(theta, data, old)
+            total = comm.sum_columns("penalised gradient", *rows) / n
+            gain, by_kl, kl = total[:p], total[p : 2 * p], total[2 * p]
+            if kl > STOP * target:
+                break
+            weight = self._beta + 2 * HINGE * max(0.0, kl - 2 * target)
+            theta = self.adam.update(theta, (weight * by_kl - gain).astype(np.float32), stepsize)
+        improvement, kl = mean_losses(theta, kernels, data, old, batch, comm)
+        self._beta, self._multiplier = adapted(self._beta, self._multiplier, kl / target)
+        return theta, PolicyStep(kl, float(entropy), improvement, 1.0, more)
+
+    def tree(self) -> dict[str, Any]:
+        """What it carries from step to step, as plain data."""
+        return super().tree() | {"beta": self._beta, "multiplier": self._multiplier}
+
+    def resume(self, tree: dict[str, Any]) -> None:
+        """Go on from there."""
+        super().resume(tree)
+        self._beta, self._multiplier = tree["beta"], tree["multiplier"]
+
+
+def adapted(beta: float, multiplier: float, ratio: float) -> tuple[float, float]:
+    """Penalty and step size's multiplier for the next batch; `ratio` is the KL over its target.
+
+    The penalty stays between 1/35 and 35; near these the step size gives way, between a tenth and
+    ten times its first value, and half as much again.
+    """
+    if ratio > 2:
+        beta = min(35.0, 1.5 * beta)
+        if beta > 30 and multiplier > 0.1:
+            multiplier /= 1.5
+    elif ratio < 0.5:
+        beta = max(1 / 35, beta / 1.5)
+        if beta < 1 / 30 and multiplier < 10:
+            multiplier *= 1.5
+    return beta, multiplier
+
+
+class PenaltyKernels(GradientKernels):
+    """Gradients of the objective and of the KL."""
+
+    def __init__(self, policy: Policy, columns: int, steps: int | None, entcoeff: float) -> None:
+        """Batches of `columns` by `steps`."""
+        super().__init__(policy, columns, steps, entcoeff)
+        self._gradients = Graph(self._both, self.flat, self.old_signature, *self.signature)
+
+    def gradients(
+        self, theta: np.ndarray, data: list[list[tf.Tensor]], old: list[tf.Tensor]
+    ) -> list[np.ndarray]:
+        """Gradients of the objective and of the KL, and the KL, summed over time: (E, 2 P + 1)."""
+        pairs = zip(data, old, strict=True)
+        return [self._gradients(theta, before, *part).numpy() for part, before in pairs]
+
+    def _both(self, theta, old, observations, starts, state, actions, advantages, mask):  # type: ignore[no-untyped-def]
+        distribution = self.policy.distribution
+        weights = self.copies(theta)
+        before = distribution.log_prob(old, actions)
+
+        def new() -> tf.Tensor:
+            return self.policy(weights, observations, starts, state)
+
+        # Each with a forward pass of its own: gradients through time can be taken once.
+        with tf.GradientTape() as tape:
+            tape.watch(weights)
+            parameters = new()
+            ratio = tf.exp(distribution.log_prob(parameters, actions) - before)
+            gain = ratio * advantages + self.entcoeff * distribution.entropy(parameters)
+            objective = tf.reduce_sum(gain * mask)
+        by_objective = self.flatten(tape.gradient(objective, weights))
+        with tf.GradientTape() as tape:
+            tape.watch(weights)
+            kl = tf.reduce_sum(distribution.kl(old, new()) * mask, 1)
+        by_kl = self.flatten(tape.gradient(kl, weights))
+        return tf.concat([by_objective, by_kl, kl[:, None]], 1)

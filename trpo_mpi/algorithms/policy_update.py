@@ -1,0 +1,232 @@
+"""What all policy steps share: the batch, the surrogate objective on it, and what they report.
+
+The objective is mean(ratio * advantage) + entcoeff * entropy. Sums over time steps are taken column
+by column, in TensorFlow; sums over columns by `comm.sum_columns`, exactly.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+import numpy as np
+import tensorflow as tf
+
+from trpo_mpi.algorithms.adam import Adam
+from trpo_mpi.parallel.communicator import Communicator
+from trpo_mpi.policies.kernel import Graph, parts_of
+from trpo_mpi.policies.policy import Policy
+
+
+@dataclass(frozen=True)
+class PolicyBatch:
+    """What a policy step needs of a batch; E own columns of T time steps, padded with mask 0.
+
+    `states` and `counted` are not padded.
+    """
+
+    observations: np.ndarray
+    """(E, T, D), normalised float32, or images as they are."""
+    starts: np.ndarray
+    """(E, T) float32, 1 where a step is the first of its episode."""
+    states: np.ndarray
+    """(E, T, S) float32: what the policy carried before each step."""
+    actions: np.ndarray
+    """(E, T, ...)."""
+    advantages: np.ndarray
+    """(E, T) float32, normalised over all ranks."""
+    mask: np.ndarray
+    """(E, T) float32, 1 where a step counts."""
+    counted: np.ndarray
+    """(C, T) bool, which steps count in all columns, those of other ranks too."""
+
+    def timesteps(self, rows: np.ndarray | None = None) -> int:
+        """Steps that count, over all ranks; of all time indices, or among `rows`."""
+        counted = self.counted
+        if rows is not None:
+            counted = counted[:, rows[rows < counted.shape[1]]]
+        return max(1, int(counted.sum()))
+
+
+class PolicyStep(NamedTuple):
+    """Statistics of one step."""
+
+    kl: float
+    """Mean KL(old || new) of the new policy, in nats."""
+    entropy: float
+    """Mean entropy of the old policy, in nats."""
+    improvement: float
+    """Gain of the objective; 0 where the line search gave up."""
+    fraction: float
+    """Share of the full step that was taken; 0 where the line search gave up."""
+    more: dict[str, float] = {}
+    """Columns of progress.csv that this kind of step alone has."""
+
+
+@dataclass
+class Progress:
+    """Where in the run a step is taken, and the limits that hold there."""
+
+    max_kl: float
+    """Trust region, in nats; of an adaptive penalty its target."""
+    done: float
+    """Share of the schedules that has passed, from 0 to 1."""
+    stream: np.random.Generator = field(repr=False)
+    """Shared by all ranks: draws time indices."""
+
+    def decayed(self, first: float, final: float) -> float:
+        """A setting on its linear way from `first` to the share `final` of it."""
+        return first * (1 - self.done * (1 - final))
+
+
+class PolicyUpdate:
+    """A way to improve a policy on a batch; its subclasses are the choices of `--algo`."""
+
+    adam: Adam | None = None
+    """Moments of the policy's own optimiser, if it has one."""
+
+    def step(
+        self, theta: np.ndarray, batch: PolicyBatch, comm: Communicator, progress: Progress
+    ) -> tuple[np.ndarray, PolicyStep]:
+        """One step from `theta` (P,) float32: the new parameters and statistics."""
+        raise NotImplementedError
+
+    def tree(self) -> dict[str, Any]:
+        """What it carries from step to step, as plain data."""
+        return {"adam": self.adam.tree()} if self.adam else {}
+
+    def resume(self, tree: dict[str, Any]) -> None:
+        """Go on from there."""
+        if self.adam:
+            self.adam.resume(tree["adam"])
+
+
+class PolicyKernels:
+    """The objective and its derivatives as TensorFlow graphs of fixed shapes.
+
+    Each gives a row a column, in arrays of as many columns as are worked on at a time. The
+    parameters are copied for every column, so that a column's derivative is taken by its own copy,
+    in one batched product with those of the others. Policies with convolutions or a network of
+    one's own are worked through a column at a time.
+
+    Args:
+        policy: the policy.
+        columns: own columns, E.
+        steps: time steps of a batch, T, a multiple of 8; None where it changes.
+        entcoeff: weight of the entropy, in the objective.
+    """
+
+    def __init__(self, policy: Policy, columns: int, steps: int | None, entcoeff: float) -> None:
+        self.policy = policy
+        self.columns = 1 if policy.one_column else columns
+        self.entcoeff = entcoeff
+        self.flat = tf.TensorSpec([policy.num_parameters], tf.float32)
+        distribution = policy.distribution
+        shape = [self.columns, steps, *distribution.action_shape]
+        actions = tf.TensorSpec(shape, distribution.action_type)
+        self.signature = [*self.seen(steps), actions, self.numbers(steps), self.numbers(steps)]
+        """Of what `data` gives for each call."""
+        self.old_signature = self.numbers(steps, distribution.num_parameters)
+        self._all_losses = Graph(self._losses, self.flat, *self.signature, self.old_signature)
+
+    def numbers(self, *shape: int | None) -> tf.TensorSpec:
+        """Signature of float32 numbers, column by column."""
+        return tf.TensorSpec([self.columns, *shape], tf.float32)
+
+    def seen(self, steps: int | None) -> list[tf.TensorSpec]:
+        """Signature of what the policy sees: observations, starts and the first state."""
+        shape = [self.columns, steps, self.policy.observation_size]
+        images_or_numbers = tf.TensorSpec(shape, self.policy.observation_type)
+        return [images_or_numbers, self.numbers(steps), self.numbers(self.policy.state_size)]
+
+    def data(self, batch: PolicyBatch) -> list[list[tf.Tensor]]:
+        """What the graphs take of a batch, for each call."""
+        arrays = (batch.actions, batch.advantages, batch.mask)
+        seen = (batch.observations, batch.starts, batch.states[:, 0])
+        return parts_of(self.columns, *seen, *arrays)
+
+    def losses(
+        self, theta: np.ndarray, data: list[list[tf.Tensor]], old: list[tf.Tensor]
+    ) -> list[np.ndarray]:
+        """Gain of the objective over the parameters `old`, and KL, summed over time: (E, 2)."""
+        pairs = zip(data, old, strict=True)
+        return [self._all_losses(theta, *part, before).numpy() for part, before in pairs]
+
+    def copies(self, flat: tf.Tensor) -> list[tf.Tensor]:
+        """The parameters' arrays, a copy for each column."""
+        return self.policy.weights(tf.tile(flat[None], [self.columns, 1]))
+
+    def flatten(self, gradients: Sequence[tf.Tensor]) -> tf.Tensor:
+        """The way back: (E, P)."""
+        return tf.concat([tf.reshape(g, (self.columns, -1)) for g in gradients], 1)
+
+    def _losses(self, theta, observations, starts, state, actions, advantages, mask, old):  # type: ignore[no-untyped-def]
+        distribution = self.policy.distribution
+        new = self.policy(self.copies(theta), observations, starts, state)
+        log_ratio = distribution.log_prob(new, actions) - distribution.log_prob(old, actions)
+        gain = tf.math.expm1(log_ratio) * advantages
+        entropy = distribution.entropy(new) - distribution.entropy(old)
+        kl = distribution.kl(old, new)
+        return tf.stack(
+            [
+                tf.reduce_sum((gain + self.entcoeff * entropy) * mask, 1),
+                tf.reduce_sum(kl * mask, 1),
+            ],
+            1,
+        )
+
+
+class GradientKernels(PolicyKernels):
+    """For steps that follow gradients: `old` parameters first, for the ratio and the KL."""
+
+    def __init__(self, policy: Policy, columns: int, steps: int | None, entcoeff: float) -> None:
+        super().__init__(policy, columns, steps, entcoeff)
+        self._parameters = Graph(self._old, self.flat, *self.signature)
+
+    def old(
+        self, theta: np.ndarray, data: list[list[tf.Tensor]]
+    ) -> tuple[list[np.ndarray], list[tf.Tensor]]:
+        """Entropy, summed over time, (E, 1); and the distributions' parameters."""
+        results = [self._parameters(theta, *part) for part in data]
+        return [rows.numpy() for rows, _ in results], [old for _, old in results]
+
+    def _old(self, theta, observations, starts, state, actions, advantages, mask):  # type: ignore[no-untyped-def]
+        parameters = self.policy(self.copies(theta), observations, starts, state)
+        entropy = tf.reduce_sum(self.policy.distribution.entropy(parameters) * mask, 1)
+        return entropy[:, None], parameters
+
+
+def mean_losses(
+    theta: np.ndarray,
+    kernels: PolicyKernels,
+    data: list[list[tf.Tensor]],
+    old: list[tf.Tensor],
+    batch: PolicyBatch,
+    comm: Communicator,
+) -> tuple[float, float]:
+    """Gain of the objective and KL(old || new), means over all ranks' steps.
+
+    Not finite where the policy has left all bounds, on all ranks alike.
+    """
+    try:
+        gain, kl = comm.sum_columns("losses", *kernels.losses(theta, data, old))
+    except FloatingPointError:
+        return -np.inf, np.inf
+    n = batch.timesteps()
+    return float(gain / n), float(kl / n)
+
+
+def minibatches(
+    horizon: int, rows: int, stream: np.random.Generator, windows: bool = False
+) -> list[np.ndarray]:
+    """The time indices of a batch in a random order, so many at a time.
+
+    With `windows` those of each stand one behind the other, as recurrent policies need them: then
+    their order alone is random.
+    """
+    if windows:
+        firsts = rows * stream.permutation(-(-horizon // rows))
+        return [np.arange(first, min(first + rows, horizon)) for first in firsts]
+    order = stream.permutation(horizon)
+    return [order[first : first + rows] for first in range(0, horizon, rows)]

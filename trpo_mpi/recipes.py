@@ -1,0 +1,228 @@
+"""Settings under which older systems' experiments are repeated: the choices of `--recipe`.
+
+A recipe keeps its source's whole batch, over all of its workers, and lays it out as a grid. It
+takes over settings and no defects: time limits are told from ends, normalisers are common to all
+ranks, a line search is heeded. What is otherwise than in the source stands in `differs`. Settings
+that a recipe does not name are the command's defaults.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+from trpo_mpi.config import CONFIGS, Config
+from trpo_mpi.errors import UsageError
+
+PLAIN: dict[str, Any] = {
+    "final_max_kl": 1.0,
+    "vf_final_stepsize": 1.0,
+    "normalize_returns": False,
+}
+"""What none of the sources has: settings that decay, and scaled rewards."""
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Settings with their source."""
+
+    about: str
+    source: str
+    settings: dict[str, Any]
+    differs: str = "nothing known"
+    """What is not as in the source, beside what holds for all."""
+    command: str = "run_mujoco"
+
+
+RECIPES = {
+    "default": Recipe(
+        "this project's own settings, one set for all environments of a command",
+        "run/benchmark/README.md",
+        {},
+        command="",
+    ),
+    "baselines-mujoco": Recipe(
+        "OpenAI Baselines' trpo_mpi on MuJoCo, as run on 1 process of 1024 steps",
+        "github.com/openai/baselines, baselines/trpo_mpi/defaults.py",
+        PLAIN
+        | {
+            "num_envs": 16,
+            "timesteps_per_batch": 1024,
+            "net_arch": (32, 32),
+            "max_kl": 0.01,
+            "cg_iters": 10,
+            "cg_damping": 0.1,
+            "fisher_fraction": 0.2,
+            "line_search_shrink": 0.5,
+            "gamma": 0.99,
+            "lam": 0.98,
+            "vf_iters": 5,
+            "vf_batch": 64,
+            "vf_stepsize": 1e-3,
+        },
+        "the KL of a step may not exceed its limit, there by half; 16 environments of 64 steps "
+        "stand for one of 1024",
+    ),
+    "baselines-atari": Recipe(
+        "OpenAI Baselines' trpo_mpi on Atari, as run on 16 processes of 512 steps",
+        "github.com/openai/baselines, baselines/trpo_mpi/defaults.py",
+        PLAIN
+        | {
+            "num_envs": 16,
+            "timesteps_per_batch": 16 * 512,
+            "cnn": "small",
+            "frame_stack": 1,
+            "max_kl": 1e-3,
+            "cg_iters": 10,
+            "cg_damping": 1e-3,
+            "fisher_fraction": 0.2,
+            "line_search_shrink": 0.5,
+            "gamma": 0.98,
+            "lam": 1.0,
+            "vf_iters": 3,
+            "vf_batch": 16 * 64,
+            "vf_stepsize": 1e-4,
+        },
+        "the KL of a step may not exceed its limit, there by half; the critic's minibatches are "
+        "of 64 steps a process there",
+        "run_atari",
+    ),
+    "stable-baselines": Recipe(
+        "the defaults of Stable-Baselines' TRPO class",
+        "stable-baselines.readthedocs.io/en/master/modules/trpo.html",
+        PLAIN
+        | {
+            "num_envs": 16,
+            "timesteps_per_batch": 1024,
+            "max_kl": 0.01,
+            "cg_iters": 10,
+            "cg_damping": 1e-2,
+            "fisher_fraction": 0.2,
+            "line_search_shrink": 0.5,
+            "gamma": 0.99,
+            "lam": 0.98,
+            "vf_iters": 3,
+            "vf_batch": 128,
+            "vf_stepsize": 3e-4,
+            "normalize_observations": False,
+        },
+        "the KL of a step may not exceed its limit, there by half; 16 environments of 64 steps "
+        "stand for one of 1024",
+    ),
+    "chainerrl": Recipe(
+        "ChainerRL's TRPO with the settings of Henderson et al. 2018, Deep RL that Matters",
+        "github.com/chainer/chainerrl, examples/mujoco/reproduction/trpo",
+        PLAIN
+        | {
+            "num_timesteps": 2_000_000,
+            "num_envs": 20,
+            "timesteps_per_batch": 5000,
+            "max_kl": 0.01,
+            "cg_iters": 20,
+            "cg_damping": 0.1,
+            "fisher_fraction": 1.0,
+            "line_search_steps": 11,
+            "line_search_shrink": 0.5,
+            "gamma": 0.995,
+            "lam": 0.97,
+            "vf_iters": 5,
+            "vf_batch": 60,
+            "vf_stepsize": 1e-3,
+        },
+        "the critic's minibatches are of 64 steps there, which 20 environments do not divide; "
+        "time limits were ends there",
+    ),
+    "parallel-trpo": Recipe(
+        "kvfrans' parallel-trpo; --adapt kl adds its rule",
+        "github.com/kvfrans/parallel-trpo",
+        PLAIN
+        | {
+            "num_timesteps": 6_000_000,
+            "num_envs": 20,
+            "timesteps_per_batch": 10_000,
+            "activation": "relu",
+            "max_kl": 1e-3,
+            "cg_iters": 10,
+            "cg_damping": 1e-3,
+            "fisher_fraction": 1.0,
+            "gamma": 0.99,
+            "lam": 1.0,
+            "vf_batch": 500,
+        },
+        "the critic is a network and not linear; batches are of time steps and not of whole "
+        "episodes; the line search counts",
+    ),
+    "parl-ppo-mujoco": Recipe(
+        "PARL's PPO on MuJoCo",
+        "github.com/PaddlePaddle/PARL, examples/PPO",
+        PLAIN
+        | {
+            "algo": "ppo",
+            "num_envs": 16,
+            "timesteps_per_batch": 2048,
+            "policy_iters": 10,
+            "policy_batch": 64,
+            "policy_stepsize": 3e-4,
+            "clip_range": 0.2,
+            "gamma": 0.99,
+            "lam": 0.95,
+            "vf_iters": 10,
+            "vf_batch": 64,
+            "vf_stepsize": 3e-4,
+            "vf_final_stepsize": 0.01,
+            "normalize_returns": True,
+        },
+        "policy and critic share no layer; advantages are normalised over the batch, there over "
+        "minibatches; 16 environments of 128 steps stand for one of 2048",
+    ),
+    "parl-ppo-atari": Recipe(
+        "PARL's PPO on Atari",
+        "github.com/PaddlePaddle/PARL, examples/PPO",
+        PLAIN
+        | {
+            "algo": "ppo",
+            "num_envs": 8,
+            "timesteps_per_batch": 1024,
+            "cnn": "nature",
+            "policy_iters": 4,
+            "policy_batch": 256,
+            "policy_stepsize": 2.5e-4,
+            "clip_range": 0.1,
+            "entcoeff": 0.01,
+            "gamma": 0.99,
+            "lam": 0.95,
+            "vf_iters": 4,
+            "vf_batch": 256,
+            "vf_stepsize": 2.5e-4,
+            "vf_final_stepsize": 0.01,
+        },
+        "policy and critic share no layer; advantages are normalised over the batch, there over "
+        "minibatches",
+        "run_atari",
+    ),
+}
+
+
+def listing() -> str:
+    """All recipes, for a reader."""
+    paragraphs = []
+    for name, recipe in RECIPES.items():
+        words = [f"{name}: {recipe.about}", f"    from      {recipe.source}"]
+        if recipe.settings:
+            flags = (f"{key}={_shown(value)}" for key, value in recipe.settings.items())
+            words += [f"    for       {recipe.command}", f"    settings  {', '.join(flags)}"]
+            words += [f"    differs   {recipe.differs}"]
+        paragraphs.append("\n".join(words))
+    return "\n\n".join(paragraphs)
+
+
+def _shown(value: Any) -> str:
+    return " ".join(map(str, value)) if isinstance(value, tuple) else f"{value}"
+
+
+def config_of(name: str, command: str) -> Config:
+    """The settings of a recipe. Raises `UsageError` where it is another command's."""
+    recipe = RECIPES[name]
+    if recipe.command not in ("", command):
+        fitting = ", ".join(n for n, r in RECIPES.items() if r.command in ("", command))
+        raise UsageError(f"--recipe {name} is for {recipe.command}; {command} has {fitting}")
+    settings: dict[str, Any] = {"recipe": name} | recipe.settings
+    return CONFIGS[command](**settings)
