@@ -17,6 +17,7 @@ from test_spaces import ACTIONS, OBSERVATIONS, Random
 from toy_envs import Constant, Counter
 
 from trpo_mpi import (
+    PPO,
     TRPO,
     CnnLnLstmPolicy,
     CnnPolicy,
@@ -458,3 +459,20 @@ def test_evaluation_plays_whole_episodes() -> None:
 
 def test_policy_class_and_name_are_the_same() -> None:
     assert bits(TRPO(MlpPolicy, "CartPole-v1", **SMALL)) == bits(small())
+
+
+def test_ppo_beside_trpo(tmp_path: Path) -> None:
+    """It learns, under its own names, and goes on from a file as if it had not been saved."""
+    small = {"net_arch": (8,), "timesteps_per_batch": 256, "num_envs": 4, "seed": 3}
+    model = PPO("MlpPolicy", "CartPole-v1", policy_stepsize=1e-2, vf_stepsize=1e-2, **small)
+    assert model.config.algo == "ppo"
+    assert model.config.clip_range == 0.2
+    model.learn(4000)
+    assert evaluate_policy(model, "CartPole-v1", 20)[0] > 60
+    model.save(tmp_path / "ppo")
+    loaded = PPO.load(tmp_path / "ppo", env="CartPole-v1")
+    assert loaded.config.policy_stepsize == 1e-2
+    # 15 batches of 64 steps in each environment and one of 40, ten passes, 16 steps a minibatch.
+    assert loaded._state["policy_update"]["adam"]["steps"] == 15 * 10 * 4 + 10 * 3
+    with pytest.raises(TypeError, match=r"PPO\(\) has no argument 'max_lk'"):
+        PPO("MlpPolicy", None, max_lk=0.1)

@@ -14,7 +14,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from trpo_mpi.agent import TRPO, evaluate_policy
+    from trpo_mpi.agent import PPO, TRPO, evaluate_policy
     from trpo_mpi.envs.atari import make_atari
     from trpo_mpi.policies.own import register_network
     from trpo_mpi.policies.policy import (
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
 __version__ = "0.1.0"
 __all__ = [
+    "PPO",
     "TRPO",
     "CnnLnLstmPolicy",
     "CnnLstmPolicy",

@@ -1,4 +1,4 @@
-"""TRPO as a Python class, with the names of Stable-Baselines' TRPO, on Gymnasium.
+"""TRPO and PPO as Python classes, with the names of Stable-Baselines' TRPO, on Gymnasium.
 
     from trpo_mpi import TRPO
     model = TRPO("MlpPolicy", "CartPole-v1").learn(25000)
@@ -111,7 +111,7 @@ class TRPO:
         named = dict(locals())
         unknown = sorted(set(more) - SETTINGS)
         if unknown:
-            raise TypeError(f"TRPO() has no argument {unknown[0]!r}")
+            raise TypeError(f"{type(self).__name__}() has no argument {unknown[0]!r}")
         settings = STABLE_BASELINES | {key: named[key] for key in SETTINGS & set(named)} | more
         settings = {key: tuple(x) if isinstance(x, list) else x for key, x in settings.items()}
         if not isinstance(settings.get("network"), str | None):
@@ -411,6 +411,40 @@ class TRPO:
         if env is not None:
             model.set_env(env)
         return model
+
+
+class PPO(TRPO):
+    """Proximal policy optimisation (Schulman et al. 2017) under the same trainer.
+
+    Args:
+        policy, env, verbose, more: as of `TRPO`.
+        gamma, timesteps_per_batch, lam, entcoeff, clip_range, policy_iters, policy_batch,
+            policy_stepsize, vf_stepsize, vf_iters, vf_batch: as the fields of those names in
+            `Config`, counted over all ranks; the defaults are Stable-Baselines3's.
+    """
+
+    def __init__(
+        self,
+        policy: str | type[Policy] = "MlpPolicy",
+        env: Env | None = None,
+        gamma: float = 0.99,
+        timesteps_per_batch: int = 2048,
+        lam: float = 0.95,
+        entcoeff: float = 0.0,
+        clip_range: float = 0.2,
+        policy_iters: int = 10,
+        policy_batch: int = 64,
+        policy_stepsize: float = 3e-4,
+        vf_stepsize: float = 3e-4,
+        vf_iters: int = 10,
+        vf_batch: int = 64,
+        verbose: int = 0,
+        **more: Any,
+    ) -> None:
+        named = {key: value for key, value in locals().items() if key in SETTINGS}
+        constant = {"policy_final_stepsize": 1.0}
+        settings = {"algo": "ppo"} | constant | named | more
+        super().__init__(env=env, verbose=verbose, **settings)
 
 
 def _read(path: Path) -> tuple[Model, Config, dict[str, Any] | None]:

@@ -418,8 +418,9 @@ class Trainer:
         self.theta, self.critic.phi = model.theta, model.phi
         self.normalizer, self.return_moments = model.normalizer, model.return_moments
         self.critic.adam.resume(model.adam)
-        self._update.resume(state["policy_update"])
-        self.adaptation.resume(state["adaptation"])
+        if "policy_update" in state:  # the first checkpoints had only what TRPO carries: nothing
+            self._update.resume(state["policy_update"])
+            self.adaptation.resume(state["adaptation"])
         self.best, self._best_return = best, state["best_return"]
         self.counters = Counters.from_tree(state["counters"])
         self._rows.bit_generator.state = state["rows"]
