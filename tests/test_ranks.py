@@ -76,19 +76,23 @@ PICTURE = (
 POLICIES = [
     (f"{CARTPOLE} --lstm-units 5 --policy MlpLstmPolicy", 3),
     (f"{PICTURE} --policy CnnPolicy", 2),
+    (f"{CARTPOLE} --algo ppo --policy-batch 60 --policy MlpLstmPolicy --lstm-units 5", 3),
+    (f"{CARTPOLE} --algo kl-penalty --adapt kl", 2),
     *(
         pytest.param(arguments, 3, marks=pytest.mark.long)
         for arguments in (
             f"{CARTPOLE} --policy MlpLnLstmPolicy",
             f"{PICTURE} --policy CnnLstmPolicy",
             f"{PICTURE} --policy CnnLnLstmPolicy",
+            f"{PICTURE} --policy CnnPolicy --algo ppo --vf-clip 0.2",
+            f"{CARTPOLE.replace('3000', '12000')} --algo npg --adapt both",
         )
     ),
 ]
 
 
 @pytest.mark.parametrize(("arguments", "ranks"), POLICIES)
-def test_every_policy_has_the_same_bits_on_1_and_more_ranks(
+def test_every_policy_and_step_has_the_same_bits_on_1_and_more_ranks(
     arguments: str, ranks: int, tmp_path: Path, python: Run, mpirun: Run
 ) -> None:
     compare(arguments, [ranks], tmp_path, python, mpirun)
