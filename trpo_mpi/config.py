@@ -54,7 +54,7 @@ Recipes = Literal[
 
 @dataclass(frozen=True)
 class Config:
-    """Train a policy by TRPO. Under mpirun or srun the ranks share the work of one run.
+    """Train a policy, by TRPO or what --algo names. Under mpirun or srun the ranks share one run.
 
     The number of ranks changes the speed and nothing else: `--num-envs` and
     `--timesteps-per-batch` count over all ranks together.
@@ -248,7 +248,8 @@ class Atari:
 
 @dataclass(frozen=True)
 class AtariConfig(Atari, Config):
-    """Train a policy on an Atari game by TRPO. Under mpirun or srun the ranks share one run.
+    """Train a policy on an Atari game, by TRPO or what --algo names. Under mpirun or srun the
+    ranks share one run.
 
     The number of ranks changes the speed and nothing else: `--num-envs` and
     `--timesteps-per-batch` count over all ranks together.

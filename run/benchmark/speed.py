@@ -4,10 +4,10 @@
     python run/benchmark/speed.py --suite atari --rounds 3 --sb3-python PYTHON --output atari.csv
 
 In each round, one after another: the bare environment with random actions, a single Hopper-v4 or
-ale-py's own vector of 16 Pongs on one core; one rank; two one-rank runs side by side; two ranks;
-for Atari 16 ranks, and one rank with the network of Mnih et al. 2015; and, where `--sb3-python`
-names an interpreter that has sb3-contrib, its TRPO and this one at equal settings, each on one
-core. The table gives the median over the rounds of each ratio, and its range.
+ale-py's own vector of 16 Pongs on one core; one rank; the bare environment once more; two one-rank
+runs side by side; two ranks; for Atari 16 ranks, and one rank with the network of Mnih et al. 2015;
+and, where `--sb3-python` names an interpreter that has sb3-contrib, its TRPO and this one at equal
+settings, each on one core. The table gives the median over the rounds of each ratio, and its range.
 """
 
 import argparse
@@ -176,6 +176,8 @@ def one_round(suite: Suite, sb3_python: str | None) -> dict[str, float]:
     for name, jobs in suite.runs.items():
         prefixed = [([mpirun, "-np", str(n)] if n > 1 else [], flags) for n, flags in jobs]
         rates[name] = trained(suite, *prefixed)
+        if name == "one":  # from both sides: a machine that others share changes in between
+            rates["bare"] = (rates["bare"] + suite.bare()) / 2
     if sb3_python is not None:
         one_core = ["taskset", "-c", "0"]
         command = [*one_core, "env", "OMP_NUM_THREADS=1", sb3_python, "-W", "ignore"]
@@ -200,11 +202,11 @@ def main() -> None:
     for number in range(options.rounds):
         rounds.append(one_round(suite, options.sb3_python))
         print(number, {name: round(value) for name, value in rounds[-1].items()}, flush=True)
-    if options.output:
-        with open(options.output, "w", newline="") as file:
-            writer = csv.DictWriter(file, list(rounds[0]), lineterminator="\n")
-            writer.writeheader()
-            writer.writerows({k: f"{v:.1f}" for k, v in r.items()} for r in rounds)
+        if options.output:
+            with open(options.output, "w", newline="") as file:
+                writer = csv.DictWriter(file, list(rounds[0]), lineterminator="\n")
+                writer.writeheader()
+                writer.writerows({k: f"{v:.1f}" for k, v in r.items()} for r in rounds)
     print(f"{'ratio':40}{'median':>8}{'lowest':>8}{'highest':>8}{'at least':>10}")
     for name, over, under, target in suite.ratios:
         if over in rounds[0]:
