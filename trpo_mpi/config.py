@@ -248,8 +248,7 @@ class Atari:
 
 @dataclass(frozen=True)
 class AtariConfig(Atari, Config):
-    """Train a policy on an Atari game, by TRPO or what --algo names. Under mpirun or srun the
-    ranks share one run.
+    """Train a policy on an Atari game. Under mpirun or srun the ranks share one run.
 
     The number of ranks changes the speed and nothing else: `--num-envs` and
     `--timesteps-per-batch` count over all ranks together.

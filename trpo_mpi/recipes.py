@@ -7,9 +7,10 @@ that a recipe does not name are the command's defaults.
 """
 
 from dataclasses import dataclass
+from textwrap import wrap
 from typing import Any
 
-from trpo_mpi.config import CONFIGS, Config
+from trpo_mpi.config import CONFIGS, Config, flag
 from trpo_mpi.errors import UsageError
 
 PLAIN: dict[str, Any] = {
@@ -205,17 +206,26 @@ def listing() -> str:
     """All recipes, for a reader."""
     paragraphs = []
     for name, recipe in RECIPES.items():
-        words = [f"{name}: {recipe.about}", f"    from      {recipe.source}"]
+        parts = {"from": recipe.source}
         if recipe.settings:
-            flags = (f"{key}={_shown(value)}" for key, value in recipe.settings.items())
-            words += [f"    for       {recipe.command}", f"    settings  {', '.join(flags)}"]
-            words += [f"    differs   {recipe.differs}"]
-        paragraphs.append("\n".join(words))
+            parts["for"] = recipe.command
+            parts["settings"] = " ".join(_flag(key, x) for key, x in recipe.settings.items())
+            parts["differs"] = recipe.differs
+        words = [f"{name}: {recipe.about}"]
+        for title, text in parts.items():
+            # A flag stays with its value.
+            lines = wrap(text, 86, break_long_words=False, break_on_hyphens=False)
+            words += [f"    {title if not i else '':10}{line}" for i, line in enumerate(lines)]
+        paragraphs.append("\n".join(words).replace("\u00a0", " "))
     return "\n\n".join(paragraphs)
 
 
-def _shown(value: Any) -> str:
-    return " ".join(map(str, value)) if isinstance(value, tuple) else f"{value}"
+def _flag(name: str, value: Any) -> str:
+    """A setting as it is said on the command line; within it spaces do not break."""
+    if isinstance(value, bool):
+        return flag(name if value else f"no_{name}")
+    values = value if isinstance(value, tuple) else (value,)
+    return "\u00a0".join([flag(name), *map(str, values)])
 
 
 def config_of(name: str, command: str) -> Config:
