@@ -1,11 +1,14 @@
 """kvfrans' rule, on returns whose consequences are worked by hand."""
 
+from typing import Any
+
 import pytest
 from toy_envs import Counter
 from toy_training import toy_trainer, train
 
 from trpo_mpi.adaptation import EVERY, Adaptation
-from trpo_mpi.config import Config, batch_grid
+from trpo_mpi.config import Config, batch_grid, largest_grid
+from trpo_mpi.errors import UsageError
 
 
 def adaptation(adapt: str, max_kl: float = 0.005, batch: int = 10_000) -> Adaptation:
@@ -66,13 +69,52 @@ def test_it_goes_on_where_it_was() -> None:
     assert one.tree() == two.tree()
 
 
-def test_a_run_whose_batch_changes() -> None:
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        (
+            {"adapt": "kl", "max_kl": 0.05},
+            "--max-kl is 0.05; with --adapt kl it must be from 0.001",
+        ),
+        ({"adapt": "kl", "algo": "ppo"}, "--algo ppo has no trust region"),
+        ({"adapt": "both", "timesteps_per_batch": 512}, "--timesteps-per-batch is 512; with"),
+    ],
+)
+def test_what_can_not_be_adapted_is_refused(settings: dict[str, Any], words: str) -> None:
+    config = Config(**settings)
+
+    def check() -> None:
+        config.validate()
+        batch_grid(config, 1)
+
+    with pytest.raises(UsageError, match=words):
+        check()
+
+
+def test_a_batch_may_grow_to_its_bound() -> None:
+    """The memory is asked for that."""
+    for adapt, horizon in (("kl", 80), ("both", 1250)):
+        config = Config(adapt=adapt, timesteps_per_batch=1280)
+        assert largest_grid(config, batch_grid(config, 1)).horizon == horizon
+
+
+def test_without_adaptation_a_resumed_run_takes_the_settings() -> None:
+    """A trust region that is changed is not that of the checkpoint."""
+    fixed = adaptation("none", 0.005)
+    fixed.resume(adaptation("none", 0.009, 5000).tree())
+    assert (fixed.max_kl, fixed.horizon) == (0.005, 500)
+
+
+@pytest.mark.parametrize("policy", ["MlpPolicy", "MlpLstmPolicy"])
+def test_a_run_whose_batch_changes(policy: str) -> None:
     """Its batches follow, its steps are counted, and a resumed one has the same bits."""
     settings = {
+        "policy": policy,
+        "lstm_units": 4,
         "adapt": "both",
         "num_envs": 4,
         "timesteps_per_batch": 1300,
-        "num_timesteps": 60_000,
+        "num_timesteps": 40_000,
         "max_kl": 0.001,
     }
     whole, first, second = (toy_trainer(Counter, **settings) for _ in range(3))

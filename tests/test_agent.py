@@ -476,3 +476,20 @@ def test_ppo_beside_trpo(tmp_path: Path) -> None:
     assert loaded._state["policy_update"]["adam"]["steps"] == 15 * 10 * 4 + 10 * 3
     with pytest.raises(TypeError, match=r"PPO\(\) has no argument 'max_lk'"):
         PPO("MlpPolicy", None, max_lk=0.1)
+
+
+def test_another_call_and_another_step_go_on_learning(tmp_path: Path) -> None:
+    """After the schedules' end; and PPO from a file that TRPO has left."""
+    small = {"net_arch": (8,), "timesteps_per_batch": 256, "num_envs": 4}
+    model = TRPO("MlpPolicy", "CartPole-v1", algo="ppo", **small).learn(512)
+    before = model._model.theta
+    model.learn(512)
+    assert np.abs(model._model.theta - before).max() > 1e-5
+    first = TRPO("MlpPolicy", "CartPole-v1", **small).learn(512)
+    first.save(tmp_path / "trpo")
+    other = PPO.load(tmp_path / "trpo", env="CartPole-v1")
+    assert other.config.algo == "ppo"
+    before = other._model.theta
+    other.learn(256)
+    assert not np.array_equal(other._model.theta, before)
+    assert other._state["policy_update"]["adam"]["steps"] > 0

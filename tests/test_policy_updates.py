@@ -30,7 +30,7 @@ from trpo_mpi.algorithms.kl_penalty import KlPenalty, PenaltyKernels, adapted
 from trpo_mpi.algorithms.policy_update import PolicyBatch, Progress, minibatches
 from trpo_mpi.algorithms.ppo import Ppo, PpoKernels
 from trpo_mpi.algorithms.trpo import Npg, trpo_step
-from trpo_mpi.config import Config
+from trpo_mpi.config import Config, Grid
 from trpo_mpi.errors import UsageError
 from trpo_mpi.parallel.communicator import Communicator
 from trpo_mpi.policies.policy import Policy
@@ -132,13 +132,13 @@ def test_ppo_stops_where_ratios_leave_the_range() -> None:
     parameters a little over that. At first all of Adam's steps go one way."""
     policy, theta, batch = hand_policy()
     config = Config(policy_iters=300, policy_stepsize=1e-3, policy_batch=8, max_grad_norm=None)
-    ppo = Ppo(policy, config, 1, 8, 1)
+    ppo = Ppo(policy, config, 1, 8, Grid(1, 8))
     new, step = ppo.step(theta, batch, Communicator(None, 1), progress())
     good, bad = ratios(new)
     assert 1.2 < good < 1.3
     assert 0.7 < bad < 0.8
     np.testing.assert_allclose(step.improvement, (good - bad) / 2, rtol=1e-4)
-    ppo = Ppo(policy, replace(config, policy_iters=20), 1, 8, 1)
+    ppo = Ppo(policy, replace(config, policy_iters=20), 1, 8, Grid(1, 8))
     few, _ = ppo.step(theta, batch, Communicator(None, 1), progress())
     np.testing.assert_allclose(few[1], 0.02, rtol=0.01)
 
@@ -149,7 +149,7 @@ def test_ppo_leaves_a_batch_when_the_kl_is_over_its_limit() -> None:
 
     def after(passes: int, limit: float | None) -> tuple[np.ndarray, float]:
         config = Config(policy_iters=passes, policy_stepsize=1e-2, policy_batch=8, stop_kl=limit)
-        ppo = Ppo(policy, config, 1, 8, 1)
+        ppo = Ppo(policy, config, 1, 8, Grid(1, 8))
         new, step = ppo.step(theta, batch, Communicator(None, 1), progress())
         return new, step.kl
 
@@ -163,7 +163,7 @@ def test_ppo_shortens_long_gradients(monkeypatch: pytest.MonkeyPatch) -> None:
     policy, theta, batch = hand_policy()
     for limit, norm in ((0.25, 0.25), (None, 1.0), (5.0, 1.0)):
         config = Config(policy_iters=1, policy_batch=8, max_grad_norm=limit)
-        ppo, given = Ppo(policy, config, 1, 8, 1), []
+        ppo, given = Ppo(policy, config, 1, 8, Grid(1, 8)), []
         monkeypatch.setattr(ppo.adam, "update", lambda x, g, _, to=given: (to.append(g), x)[1])
         ppo.step(theta, batch, Communicator(None, 1), progress())
         np.testing.assert_allclose(np.linalg.norm(given[0]), norm, rtol=1e-5)
@@ -172,9 +172,10 @@ def test_ppo_shortens_long_gradients(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_ppo_schedules() -> None:
     policy, theta, batch = hand_policy()
     config = Config(policy_stepsize=1e-3, clip_range=0.4, final_clip_range=0.5)
-    ppo = Ppo(policy, config, 1, 8, 1)
+    config = replace(config, policy_final_stepsize=0.2)
+    ppo = Ppo(policy, config, 1, 8, Grid(1, 8))
     _, step = ppo.step(theta, batch, Communicator(None, 1), progress(done=0.5))
-    assert step.more == {"policy_stepsize": pytest.approx(5e-4), "clip_range": pytest.approx(0.3)}
+    assert step.more == {"policy_stepsize": pytest.approx(6e-4), "clip_range": pytest.approx(0.3)}
 
 
 def test_minibatches() -> None:
@@ -193,7 +194,7 @@ def test_penalty_step_by_hand() -> None:
     four times the target, and the batch is left; a strong one holds it near 1 / beta."""
     policy, theta, batch = hand_policy()
     comm = Communicator(None, 1)
-    config = Config(policy_iters=400, policy_stepsize=1e-2, policy_final_stepsize=1.0)
+    config = Config(policy_iters=400, policy_stepsize=1e-2)
     weak = KlPenalty(policy, config, 1, 8)
     new, step = weak.step(theta, batch, comm, progress(max_kl=1e-3))
     assert 4e-3 < step.kl < 6e-3

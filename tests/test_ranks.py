@@ -85,7 +85,7 @@ POLICIES = [
             f"{PICTURE} --policy CnnLstmPolicy",
             f"{PICTURE} --policy CnnLnLstmPolicy",
             f"{PICTURE} --policy CnnPolicy --algo ppo --vf-clip 0.2",
-            f"{CARTPOLE.replace('3000', '12000')} --algo npg --adapt both",
+            f"{CARTPOLE} --timesteps-per-batch 1400 --num-timesteps 24000 --algo npg --adapt both",
         )
     ),
 ]

@@ -1,22 +1,18 @@
 """Settings that follow the returns, by the rule of kvfrans' parallel-trpo (2016).
 
-Every `EVERY` iterations the sum of their mean episode returns is compared with that of those
-before. Where it has not fallen, the batch gets smaller and the trust region wider; where it has,
-the other way round. The original tests its bounds before a step, and so leaves them by one; here
-they hold.
+Every `EVERY` iterations in which episodes have ended, the sum of their mean returns is compared
+with that of those before. Where it has not fallen, the batch gets smaller and the trust region
+wider; where it has, the other way round. The original tests its bounds before a step, and so leaves
+them by one; here they hold.
 """
 
 from typing import Any
 
-from trpo_mpi.config import Config, Grid
+from trpo_mpi.config import ADAPTED_BATCH, ADAPTED_KL, Config, Grid
 
 EVERY = 10
 """Iterations between two comparisons."""
-MAX_KL = (0.001, 0.01)
-"""Bounds of the trust region, in nats."""
 KL_STEP = 0.0005
-BATCH = (1200, 20_000)
-"""Bounds of the batch, in time steps."""
 BATCH_STEP = 300
 
 
@@ -51,9 +47,11 @@ class Adaptation:
         direction = -1 if self._last is not None and total < self._last else 1
         self._returns, self._last = [], total
         if self._kl:
-            self.max_kl = _within(self.max_kl + direction * KL_STEP, MAX_KL)
+            self.max_kl = _within(self.max_kl + direction * KL_STEP, ADAPTED_KL)
         if self._batch:
-            self._timesteps = round(_within(self._timesteps - direction * BATCH_STEP, BATCH))
+            self._timesteps = round(
+                _within(self._timesteps - direction * BATCH_STEP, ADAPTED_BATCH)
+            )
 
     def tree(self) -> dict[str, Any]:
         """Its state, as plain data."""
@@ -67,7 +65,10 @@ class Adaptation:
     def resume(self, tree: dict[str, Any]) -> None:
         """Go on from there."""
         self._returns, self._last = list(tree["returns"]), tree["last"]
-        self.max_kl, self._timesteps = tree["max_kl"], tree["timesteps"]
+        if self._kl:
+            self.max_kl = tree["max_kl"]
+        if self._batch:
+            self._timesteps = tree["timesteps"]
 
 
 def _within(x: float, bounds: tuple[float, float]) -> float:

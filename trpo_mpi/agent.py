@@ -443,7 +443,7 @@ class PPO(TRPO):
     ) -> None:
         named = {key: value for key, value in locals().items() if key in SETTINGS}
         constant = {"policy_final_stepsize": 1.0}
-        settings = {"algo": "ppo"} | constant | named | more
+        settings = constant | named | more | {"algo": "ppo"}
         super().__init__(env=env, verbose=verbose, **settings)
 
 

@@ -28,12 +28,11 @@ def parse(
 
     What it does not say is as in `default`, or as the fields of `settings` have it.
     `--help` and `--recipe` alone are answered once, whatever the number of ranks, and exit with
-    code 0. Raises
-    `UsageError` with tyro's message put into one line.
+    code 0. Raises `UsageError` with tyro's message put into one line.
     """
     base = tyro.MISSING_NONPROP if default is None else default
     arguments = sys.argv[1:] if arguments is None else arguments
-    if _alone("--recipe", arguments):
+    if hasattr(settings, "recipe") and _alone("--recipe", arguments):
         if startup.launched()[2] == 0:
             print(listing())
         raise SystemExit(0)

@@ -40,6 +40,10 @@ Policies = Literal[
     "CnnLstmPolicy",
     "CnnLnLstmPolicy",
 ]
+ADAPTED_KL = (0.001, 0.01)
+"""Bounds between which --adapt moves the trust region, in nats."""
+ADAPTED_BATCH = (1200, 20_000)
+"""Bounds between which it moves the batch, in time steps."""
 Recipes = Literal[
     "default",
     "baselines-mujoco",
@@ -102,12 +106,14 @@ class Config:
 
     # Schulman et al. 2015 (TRPO), and 2016 (GAE).
     max_kl: Positive = 0.01
-    """Trust region: largest mean KL(old || new) of the first policy step, in nats."""
+    """Trust region: largest mean KL(old || new) of the first policy step, in nats; of kl-penalty
+    its target."""
     final_max_kl: Fraction = 0.1
     """Share of --max-kl that is left at the end of the run, after a linear decay."""
     adapt: Literal["none", "kl", "batch", "both"] = "none"
-    """Let --max-kl, or the batch, or both follow the returns of every ten iterations, within 0.001
-    to 0.01 nats and 1200 to 20000 time steps (kvfrans); the trust region then does not decay."""
+    """Let --max-kl, or the batch, or both follow the returns of every ten iterations with episodes,
+    within 0.001 to 0.01 nats and 1200 to 20000 time steps (kvfrans); the trust region then does not
+    decay."""
     cg_iters: Count = 10
     """Conjugate-gradient iterations a policy step."""
     cg_damping: NotNegative = 0.1
@@ -131,10 +137,11 @@ class Config:
     policy_stepsize: Positive | None = None
     """Ppo, kl-penalty: Adam's first step size. [default: 3e-4; for kl-penalty 9e-4 over the root
     of the middle hidden layer's units]"""
-    policy_final_stepsize: Discount = 0.0
-    """Ppo, kl-penalty: share of the step size that is left at the end of the linear decay."""
+    policy_final_stepsize: Fraction = 0.1
+    """Ppo: share of the step size that is left at the end of the linear decay."""
     policy_batch: Count = 128
-    """Ppo: time steps a minibatch, over all environments."""
+    """Ppo: time steps a minibatch, over all environments; a recurrent policy's gradients reach as
+    far back as one minibatch has steps of an environment."""
     clip_range: Positive = 0.2
     """Ppo: how far from 1 a ratio of probabilities may gain."""
     final_clip_range: Fraction = 1.0
@@ -178,7 +185,7 @@ class Config:
     75. Slurm's own end of the job counts as well. [default: no limit]"""
 
     outdir: str | None = None
-    """Run directory. [default: runs/ENV-default-sSEED, with -2, -3 where that exists]"""
+    """Run directory. [default: runs/ENV-RECIPE-sSEED, with -2, -3 where that exists]"""
     resume: str = "never"
     """Go on from the newest whole checkpoint of a run: auto of the one in --outdir, or from the
     start where there is none; DIR of that one; never."""
@@ -217,6 +224,15 @@ class Config:
         check_ranges(self)
         if self.gpu not in ("-1", "auto") and not self.gpu.isdecimal():
             raise UsageError(f"--gpu is {self.gpu!r}; it must be -1, auto or a device's number")
+        if self.adapt in ("kl", "both"):
+            if self.algo == "ppo":
+                raise UsageError(f"--adapt {self.adapt}: --algo ppo has no trust region to adapt")
+            low, high = ADAPTED_KL
+            if not low <= self.max_kl <= high:
+                raise UsageError(
+                    f"--max-kl is {self.max_kl}; with --adapt {self.adapt} it must be from {low} "
+                    f"to {high}"
+                )
 
 
 @dataclass(frozen=True)
@@ -356,4 +372,17 @@ def batch_grid(config: Config, ranks: int) -> Grid:
         raise UsageError(
             f"--timesteps-per-batch {batch} is no multiple of --num-envs {envs}; use {nearest}"
         )
+    low, high = ADAPTED_BATCH
+    if config.adapt in ("batch", "both") and not low <= batch <= high:
+        raise UsageError(
+            f"--timesteps-per-batch is {batch}; with --adapt {config.adapt} it must be from {low} "
+            f"to {high}"
+        )
     return Grid(envs, batch // envs)
+
+
+def largest_grid(config: Config, grid: Grid) -> Grid:
+    """The largest batch that a run may come to have."""
+    if config.adapt in ("none", "kl"):
+        return grid
+    return Grid(grid.num_envs, -(-ADAPTED_BATCH[1] // grid.num_envs))

@@ -18,7 +18,8 @@ PLAIN: dict[str, Any] = {
     "vf_final_stepsize": 1.0,
     "normalize_returns": False,
 }
-"""What none of the sources has: settings that decay, and scaled rewards."""
+"""Without what is this project's own: settings that decay, and scaled rewards. Recipes whose source
+has them name them."""
 
 
 @dataclass(frozen=True)
@@ -60,7 +61,7 @@ RECIPES = {
             "vf_stepsize": 1e-3,
         },
         "the KL of a step may not exceed its limit, there by half; 16 environments of 64 steps "
-        "stand for one of 1024",
+        "stand for one of 1024; rewards are not scaled, as later versions do",
     ),
     "baselines-atari": Recipe(
         "OpenAI Baselines' trpo_mpi on Atari, as run on 16 processes of 512 steps",
@@ -83,7 +84,7 @@ RECIPES = {
             "vf_stepsize": 1e-4,
         },
         "the KL of a step may not exceed its limit, there by half; the critic's minibatches are "
-        "of 64 steps a process there",
+        "of 64 steps a process there; the network has twice the filters and units",
         "run_atari",
     ),
     "stable-baselines": Recipe(
@@ -128,8 +129,8 @@ RECIPES = {
             "vf_batch": 60,
             "vf_stepsize": 1e-3,
         },
-        "the critic's minibatches are of 64 steps there, which 20 environments do not divide; "
-        "time limits were ends there",
+        "20 environments of 250 steps stand for one of 5000; the critic's minibatches are of 64 "
+        "steps there, which 20 do not divide; time limits were ends there",
     ),
     "parallel-trpo": Recipe(
         "kvfrans' parallel-trpo; --adapt kl adds its rule",
@@ -165,14 +166,17 @@ RECIPES = {
             "clip_range": 0.2,
             "gamma": 0.99,
             "lam": 0.95,
+            "policy_final_stepsize": 0.01,
             "vf_iters": 10,
             "vf_batch": 64,
             "vf_stepsize": 3e-4,
             "vf_final_stepsize": 0.01,
+            "vf_clip": 0.2,
             "normalize_returns": True,
         },
-        "policy and critic share no layer; advantages are normalised over the batch, there over "
-        "minibatches; 16 environments of 128 steps stand for one of 2048",
+        "policy and critic share no layer, and only the policy's gradient is shortened; advantages "
+        "are normalised over the batch, there over minibatches; step sizes decay to 0.01 of their "
+        "first values, there to 0; 16 environments of 128 steps stand for one of 2048",
     ),
     "parl-ppo-atari": Recipe(
         "PARL's PPO on Atari",
@@ -190,13 +194,16 @@ RECIPES = {
             "entcoeff": 0.01,
             "gamma": 0.99,
             "lam": 0.95,
+            "policy_final_stepsize": 0.01,
             "vf_iters": 4,
             "vf_batch": 256,
             "vf_stepsize": 2.5e-4,
             "vf_final_stepsize": 0.01,
+            "vf_clip": 0.1,
         },
-        "policy and critic share no layer; advantages are normalised over the batch, there over "
-        "minibatches",
+        "policy and critic share no layer, and only the policy's gradient is shortened; advantages "
+        "are normalised over the batch, there over minibatches; step sizes decay to 0.01 of their "
+        "first values, there to 0",
         "run_atari",
     ),
 }

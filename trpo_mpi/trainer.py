@@ -18,7 +18,7 @@ import numpy as np
 
 from trpo_mpi.adaptation import Adaptation
 from trpo_mpi.advantages import discounted_returns, gae
-from trpo_mpi.algorithms import policy_update
+from trpo_mpi.algorithms import make_update
 from trpo_mpi.algorithms.adam import Adam
 from trpo_mpi.algorithms.critic import Critic
 from trpo_mpi.algorithms.policy_update import PolicyBatch, PolicyStep, Progress
@@ -81,7 +81,7 @@ class Trainer:
         network = ValueNetwork(self.policy, spaces.observation, self.architecture)
         rows = max(1, min(grid.horizon, config.vf_batch // grid.num_envs))
         self.critic = Critic(network, start.phi, own, steps, rows, config.vf_clip)
-        self._update = policy_update(self.policy, config, grid, own, steps)
+        self._update = make_update(self.policy, config, grid, own, steps)
         self._rows = _generator(config.seed, ROWS)  # choices of time steps: all ranks' alike
         self._envs = envs
         self._sampler = self._new_sampler(COLUMN)
@@ -389,7 +389,7 @@ class Trainer:
             "schedule_timesteps": self.schedule_timesteps,
             "best_return": self._best_return,
             "seconds": time.perf_counter() - self.started,
-            "policy_update": self._update.tree(),
+            "policy_update": {"algo": self.config.algo} | self._update.tree(),
             "adaptation": self.adaptation.tree(),
         }
 
@@ -419,7 +419,8 @@ class Trainer:
         self.normalizer, self.return_moments = model.normalizer, model.return_moments
         self.critic.adam.resume(model.adam)
         if "policy_update" in state:  # the first checkpoints had only what TRPO carries: nothing
-            self._update.resume(state["policy_update"])
+            if state["policy_update"]["algo"] == self.config.algo:
+                self._update.resume(state["policy_update"])
             self.adaptation.resume(state["adaptation"])
         self.best, self._best_return = best, state["best_return"]
         self.counters = Counters.from_tree(state["counters"])

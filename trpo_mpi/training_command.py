@@ -15,7 +15,7 @@ import numpy as np
 
 from trpo_mpi import display, memory, tensorflow_setup
 from trpo_mpi.command_line import parse
-from trpo_mpi.config import CONFIGS, Config, batch_grid
+from trpo_mpi.config import CONFIGS, Config, batch_grid, largest_grid
 from trpo_mpi.envs.capture import find_fault
 from trpo_mpi.envs.make import check_env, make_env, quiet_gymnasium
 from trpo_mpi.envs.spaces import Spaces
@@ -64,8 +64,8 @@ def main(module: str) -> int:
         start.check_fits(config, spaces, f"--load {config.load}")
     if found is not None:
         found.model.check_fits(config, spaces, f"--resume {found.path}")
-    on_node = comm.node_sum(len(comm.columns))
-    comm.everywhere(lambda: memory.check_batch(config, grid, spaces, on_node))
+    on_node, largest = comm.node_sum(len(comm.columns)), largest_grid(config, grid)
+    comm.everywhere(lambda: memory.check_batch(config, largest, spaces, on_node))
     envs = comm.everywhere(lambda: _make_envs(config, comm, fault is None, watchdog))
     local_rank = comm.local_rank()
     gpus = comm.everywhere(lambda: tensorflow_setup.set_up(config.gpu, local_rank))

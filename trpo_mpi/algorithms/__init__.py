@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from trpo_mpi.policies.policy import Policy
 
 
-def policy_update(
+def make_update(
     policy: Policy, config: Config, grid: Grid, columns: int, steps: int | None
 ) -> PolicyUpdate:
     """The step of `config.algo`, for `columns` own environments by `steps`; see `PolicyKernels`."""
@@ -19,6 +19,6 @@ def policy_update(
     from trpo_mpi.algorithms.trpo import Npg, Trpo
 
     if config.algo == "ppo":
-        return Ppo(policy, config, columns, steps, grid.num_envs)
+        return Ppo(policy, config, columns, steps, grid)
     kinds = {"trpo": Trpo, "npg": Npg, "kl-penalty": KlPenalty}
     return kinds[config.algo](policy, config, columns, steps)

@@ -48,7 +48,6 @@ class KlPenalty(PolicyUpdate):
         self.adam: Adam = Adam(policy.num_parameters)
         self._beta = self._multiplier = 1.0
         self._iters = config.policy_iters or ITERS
-        self._final = config.policy_final_stepsize
         hidden = policy.encoder.sizes[1:] if isinstance(policy.encoder, Mlp) else ()
         units = hidden[len(hidden) // 2] if hidden else policy.encoder.outputs
         self._stepsize = config.policy_stepsize or STEPSIZE / np.sqrt(units)
@@ -59,15 +58,18 @@ class KlPenalty(PolicyUpdate):
     ) -> tuple[np.ndarray, PolicyStep]:
         """One step from `theta` (P,) float32: the new parameters and statistics."""
         kernels, target, n = self._kernels, progress.max_kl, batch.timesteps()
-        stepsize = self._multiplier * progress.decayed(self._stepsize, self._final)
+        stepsize = self._multiplier * self._stepsize
         more = {"policy_stepsize": stepsize, "beta": self._beta}
         data = kernels.data(batch)
         entropies, old = kernels.old(theta, data)
         entropy = comm.sum_columns("entropy", *entropies)[0] / n
-        p = len(theta)
+        p, first = len(theta), theta
         for _ in range(self._iters):
             rows = kernels.gradients(theta, data, old)
-            total = comm.sum_columns("penalised gradient", *rows) / n
+            try:
+                total = comm.sum_columns("penalised gradient", *rows) / n
+            except FloatingPointError:  # on all ranks alike: too long a step
+                break
             gain, by_kl, kl = total[:p], total[p : 2 * p], total[2 * p]
             if kl > STOP * target:
                 break
@@ -75,6 +77,8 @@ class KlPenalty(PolicyUpdate):
             theta = self.adam.update(theta, (weight * by_kl - gain).astype(np.float32), stepsize)
         improvement, kl = mean_losses(theta, kernels, data, old, batch, comm)
         self._beta, self._multiplier = adapted(self._beta, self._multiplier, kl / target)
+        if not np.isfinite(kl):
+            return first, PolicyStep(0.0, float(entropy), 0.0, 0.0, more)
         return theta, PolicyStep(kl, float(entropy), improvement, 1.0, more)
 
     def tree(self) -> dict[str, Any]:

@@ -23,7 +23,7 @@ from trpo_mpi.algorithms.policy_update import (
     mean_losses,
     minibatches,
 )
-from trpo_mpi.config import Config
+from trpo_mpi.config import Config, Grid
 from trpo_mpi.parallel.communicator import Communicator
 from trpo_mpi.policies.kernel import Graph
 from trpo_mpi.policies.policy import Policy
@@ -38,13 +38,13 @@ class Ppo(PolicyUpdate):
     """Minibatch steps on the clipped surrogate."""
 
     def __init__(
-        self, policy: Policy, config: Config, columns: int, steps: int | None, num_envs: int
+        self, policy: Policy, config: Config, columns: int, steps: int | None, grid: Grid
     ) -> None:
-        """Batches of `columns` own environments, of `num_envs`, by `steps`, see `PolicyKernels`."""
+        """Batches of `columns` own environments by `steps`, see `PolicyKernels`; `grid` of all."""
         self.adam: Adam = Adam(policy.num_parameters)
         self._config = config
         self._recurrent = policy.state_size > 0
-        self._rows = max(1, config.policy_batch // num_envs)
+        self._rows = max(1, min(grid.horizon, config.policy_batch // grid.num_envs))
         self._kernels = PpoKernels(policy, columns, steps, self._rows, config.entcoeff)
 
     def step(
@@ -60,19 +60,27 @@ class Ppo(PolicyUpdate):
         entropies, old = kernels.old(theta, data)
         entropy = comm.sum_columns("entropy", *entropies)[0] / batch.timesteps()
         horizon = batch.counted.shape[1]
-        for _ in range(config.policy_iters or ITERS):
+        more = {"policy_stepsize": stepsize, "clip_range": clip}
+        first = theta
+        passes = config.policy_iters or ITERS
+        for left in reversed(range(passes)):
             for rows in minibatches(horizon, self._rows, progress.stream, self._recurrent):
                 gradients = kernels.clipped_gradient(theta, clip, rows, batch, data, old)
-                total = comm.sum_columns("clipped gradient", *gradients)
+                try:
+                    total = comm.sum_columns("clipped gradient", *gradients)
+                except FloatingPointError:  # on all ranks alike: too long a step
+                    return first, PolicyStep(0.0, float(entropy), 0.0, 0.0, more)
                 gradient = total / batch.timesteps(rows)
                 norm = float(np.sqrt(np.sum(gradient**2)))
                 if config.max_grad_norm is not None and norm > config.max_grad_norm:
                     gradient *= config.max_grad_norm / norm
                 theta = self.adam.update(theta, -gradient.astype(np.float32), stepsize)
-            gain, kl = mean_losses(theta, kernels, data, old, batch, comm)
-            if config.stop_kl is not None and kl > config.stop_kl:
-                break
-        more = {"policy_stepsize": stepsize, "clip_range": clip}
+            if config.stop_kl is not None or not left:
+                gain, kl = mean_losses(theta, kernels, data, old, batch, comm)
+                if config.stop_kl is not None and kl > config.stop_kl:
+                    break
+        if not np.isfinite(kl):
+            return first, PolicyStep(0.0, float(entropy), 0.0, 0.0, more)
         return theta, PolicyStep(kl, float(entropy), gain, 1.0, more)
 
 

@@ -110,7 +110,8 @@ class Cnn(GraphPart):
 
     def _filters(self, weights: Sequence[tf.Tensor], layer: int) -> tf.Tensor:
         """A convolution's filters; the first ones scale the pixels, of which there are more."""
-        return weights[2 * layer][0] * (self._scale if layer == 0 else 1.0)
+        filters = weights[2 * layer][0]
+        return filters if layer else filters * self._scale
 
     def _convolved(self, weights: Sequence[tf.Tensor], inputs: tf.Tensor) -> list[tf.Tensor]:
         """What each convolution gives: (T, height, width, filters)."""
@@ -203,8 +204,8 @@ class Cnn(GraphPart):
                 input=x, filter_sizes=tf.shape(filters), out_backprop=u, **way
             )
             by_bias = tf.raw_ops.BiasAddGrad(out_backprop=u)
-            # As `_filters` scales them.
-            by_filters *= self._scale if i == 0 else 1.0
+            if not i:  # as `_filters` scales them
+                by_filters *= self._scale
             gradients = [by_filters[None], by_bias[None, None], *gradients]
             if i:
                 u = tf.raw_ops.Conv2DBackpropInput(

@@ -117,11 +117,22 @@ class ProgressFile(GrowingFile):
     """
 
     def __init__(self, directory: Path, keep: int | None = None) -> None:
-        super().__init__(directory / "progress.csv", ",".join(COLUMNS) + "\n", keep)
+        path = directory / "progress.csv"
+        self._columns = COLUMNS if keep is None else _columns_of(path)
+        super().__init__(path, ",".join(self._columns) + "\n", keep)
 
     def add(self, row: Mapping[str, Any]) -> None:
         """Append one row."""
-        self.write(",".join(_text(name, row.get(name)) for name in COLUMNS) + "\n")
+        self.write(",".join(_text(name, row.get(name)) for name in self._columns) + "\n")
+
+
+def _columns_of(path: Path) -> tuple[str, ...]:
+    """Those of a file that is there; an older version may have written fewer."""
+    try:
+        head = path.read_text(encoding="utf-8").partition("\n")[0]
+    except OSError:
+        return COLUMNS
+    return tuple(head.split(",")) if head.startswith(COLUMNS[0]) else COLUMNS
 
 
 def _text(name: str, value: Any) -> str:
