@@ -26,8 +26,9 @@ from toy_envs import Counter
 from toy_policies import mlp_policy
 from toy_training import toy_trainer, train
 
+from trpo_mpi.algorithms import make_update
 from trpo_mpi.algorithms.kl_penalty import KlPenalty, PenaltyKernels, adapted
-from trpo_mpi.algorithms.policy_update import PolicyBatch, Progress, minibatches
+from trpo_mpi.algorithms.policy_update import PolicyBatch, Stage, minibatches
 from trpo_mpi.algorithms.ppo import Ppo, PpoKernels
 from trpo_mpi.algorithms.trpo import Npg, trpo_step
 from trpo_mpi.config import Config, Grid
@@ -47,8 +48,8 @@ KINDS = pytest.mark.parametrize(
 )
 
 
-def progress(max_kl: float = 0.01, done: float = 0.0) -> Progress:
-    return Progress(max_kl, done, np.random.default_rng(5))
+def stage(max_kl: float = 0.01, done: float = 0.0) -> Stage:
+    return Stage(max_kl, done, np.random.default_rng(5))
 
 
 def moved(policy: Policy, theta: np.ndarray) -> np.ndarray:
@@ -133,13 +134,13 @@ def test_ppo_stops_where_ratios_leave_the_range() -> None:
     policy, theta, batch = hand_policy()
     config = Config(policy_iters=300, policy_stepsize=1e-3, policy_batch=8, max_grad_norm=None)
     ppo = Ppo(policy, config, 1, 8, Grid(1, 8))
-    new, step = ppo.step(theta, batch, Communicator(None, 1), progress())
+    new, step = ppo.step(theta, batch, Communicator(None, 1), stage())
     good, bad = ratios(new)
     assert 1.2 < good < 1.3
     assert 0.7 < bad < 0.8
     np.testing.assert_allclose(step.improvement, (good - bad) / 2, rtol=1e-4)
     ppo = Ppo(policy, replace(config, policy_iters=20), 1, 8, Grid(1, 8))
-    few, _ = ppo.step(theta, batch, Communicator(None, 1), progress())
+    few, _ = ppo.step(theta, batch, Communicator(None, 1), stage())
     np.testing.assert_allclose(few[1], 0.02, rtol=0.01)
 
 
@@ -150,7 +151,7 @@ def test_ppo_leaves_a_batch_when_the_kl_is_over_its_limit() -> None:
     def after(passes: int, limit: float | None) -> tuple[np.ndarray, float]:
         config = Config(policy_iters=passes, policy_stepsize=1e-2, policy_batch=8, stop_kl=limit)
         ppo = Ppo(policy, config, 1, 8, Grid(1, 8))
-        new, step = ppo.step(theta, batch, Communicator(None, 1), progress())
+        new, step = ppo.step(theta, batch, Communicator(None, 1), stage())
         return new, step.kl
 
     grown = [after(passes, None) for passes in range(1, 9)]
@@ -165,7 +166,7 @@ def test_ppo_shortens_long_gradients(monkeypatch: pytest.MonkeyPatch) -> None:
         config = Config(policy_iters=1, policy_batch=8, max_grad_norm=limit)
         ppo, given = Ppo(policy, config, 1, 8, Grid(1, 8)), []
         monkeypatch.setattr(ppo.adam, "update", lambda x, g, _, to=given: (to.append(g), x)[1])
-        ppo.step(theta, batch, Communicator(None, 1), progress())
+        ppo.step(theta, batch, Communicator(None, 1), stage())
         np.testing.assert_allclose(np.linalg.norm(given[0]), norm, rtol=1e-5)
 
 
@@ -174,7 +175,7 @@ def test_ppo_schedules() -> None:
     config = Config(policy_stepsize=1e-3, clip_range=0.4, final_clip_range=0.5)
     config = replace(config, policy_final_stepsize=0.2)
     ppo = Ppo(policy, config, 1, 8, Grid(1, 8))
-    _, step = ppo.step(theta, batch, Communicator(None, 1), progress(done=0.5))
+    _, step = ppo.step(theta, batch, Communicator(None, 1), stage(done=0.5))
     assert step.more == {"policy_stepsize": pytest.approx(6e-4), "clip_range": pytest.approx(0.3)}
 
 
@@ -196,14 +197,14 @@ def test_penalty_step_by_hand() -> None:
     comm = Communicator(None, 1)
     config = Config(policy_iters=400, policy_stepsize=1e-2)
     weak = KlPenalty(policy, config, 1, 8)
-    new, step = weak.step(theta, batch, comm, progress(max_kl=1e-3))
+    new, step = weak.step(theta, batch, comm, stage(max_kl=1e-3))
     assert 4e-3 < step.kl < 6e-3
     b, log_std = new[1:].astype(float)
     kl = log_std + (1 + b**2) / (2 * np.exp(2 * log_std)) - 0.5
     np.testing.assert_allclose(step.kl, kl, rtol=1e-3)
     strong = KlPenalty(policy, config, 1, 8)
     strong._beta = 20.0
-    new, step = strong.step(theta, batch, comm, progress(max_kl=1.0))
+    new, step = strong.step(theta, batch, comm, stage(max_kl=1.0))
     np.testing.assert_allclose(new[1], 1 / 20, rtol=0.1)
 
 
@@ -222,10 +223,10 @@ def test_penalty_and_multiplier_go_on_where_they_were() -> None:
     policy, theta, batch = hand_policy()
     comm, config = Communicator(None, 1), Config(policy_iters=3)
     first, second = KlPenalty(policy, config, 1, 8), KlPenalty(policy, config, 1, 8)
-    theta, _ = first.step(theta, batch, comm, progress())
+    theta, _ = first.step(theta, batch, comm, stage())
     second.resume(first.tree())
     assert second.tree()["beta"] == 1 / 1.5
-    one, two = (update.step(theta, batch, comm, progress())[0] for update in (first, second))
+    one, two = (update.step(theta, batch, comm, stage())[0] for update in (first, second))
     assert np.array_equal(one, two)
 
 
@@ -236,7 +237,7 @@ def test_natural_gradient_takes_the_full_step() -> None:
     config = Config(cg_damping=0.1, fisher_fraction=1.0, max_kl=0.01)
     npg = Npg(policy, config, COLUMNS, STEPS)
     for max_kl in (0.01, 3.0):
-        new, step = npg.step(theta, batch, comm, progress(max_kl))
+        new, step = npg.step(theta, batch, comm, stage(max_kl))
         region = replace(REGION, max_kl=max_kl, line_search_steps=1)
         other, trial = trpo_step(theta, batch, ROWS, trpo_kernels(policy), comm, region)
         assert step.fraction == 1
@@ -268,3 +269,14 @@ def test_ranges() -> None:
     for bad in ({"clip_range": 0}, {"policy_batch": 0}, {"stop_kl": -1.0}, {"algo": "sarsa"}):
         with pytest.raises(UsageError, match=next(iter(bad)).replace("_", "-")):
             Config(**bad).validate()
+
+
+@pytest.mark.parametrize("algo", ["ppo", "kl-penalty"])
+def test_a_policy_that_leaves_all_bounds_is_put_back(algo: str) -> None:
+    """Of steps so long that the KL overflows nothing stays but the row that says so."""
+    policy, theta, batch = hand_policy()
+    config = Config(algo=algo, policy_stepsize=1e30, policy_batch=8)
+    update = make_update(policy, config, Grid(1, 8), 1, 8)
+    new, step = update.step(theta, batch, Communicator(None, 1), stage())
+    assert new is theta
+    assert (step.kl, step.improvement, step.fraction) == (0, 0, 0)

@@ -21,7 +21,7 @@ from trpo_mpi.advantages import discounted_returns, gae
 from trpo_mpi.algorithms import make_update
 from trpo_mpi.algorithms.adam import Adam
 from trpo_mpi.algorithms.critic import Critic
-from trpo_mpi.algorithms.policy_update import PolicyBatch, PolicyStep, Progress
+from trpo_mpi.algorithms.policy_update import PolicyBatch, PolicyStep, Stage
 from trpo_mpi.config import Config, Grid
 from trpo_mpi.envs.adopted import AdoptedEnvs
 from trpo_mpi.envs.spaces import Spaces
@@ -308,8 +308,8 @@ class Trainer:
             _pad(batch.mask.astype(np.float32), self._padded),
             mask,
         )
-        progress = Progress(max_kl, self._done, self._rows)
-        self.theta, step = self._update.step(self.theta, prepared, self.comm, progress)
+        stage = Stage(max_kl, self._done, self._rows)
+        self.theta, step = self._update.step(self.theta, prepared, self.comm, stage)
         return step
 
     def _decayed(self, first: float, final: float) -> float:

@@ -22,7 +22,7 @@ from trpo_mpi import tensorflow_setup
 tensorflow_setup.set_up("-1", 0)
 
 from trpo_mpi.algorithms.critic import Critic
-from trpo_mpi.algorithms.policy_update import PolicyBatch, Progress
+from trpo_mpi.algorithms.policy_update import PolicyBatch, Stage
 from trpo_mpi.algorithms.trpo import Trpo
 from trpo_mpi.config import Config, batch_grid
 from trpo_mpi.envs.make import make_env, quiet_gymnasium
@@ -53,7 +53,7 @@ class Update:
         ones, nothing = np.ones_like(numbers), np.zeros((*numbers.shape, 0), np.float32)
         stream = np.random.default_rng(0)
         batch = PolicyBatch(observations, 0 * ones, nothing, actions, numbers, ones, ones > 0)
-        self._trpo.step(self._theta, batch, self._comm, Progress(self._max_kl, 0.0, stream))
+        self._trpo.step(self._theta, batch, self._comm, Stage(self._max_kl, 0.0, stream))
         arguments = (ones > 0, self._stepsize, self._epochs, stream, self._comm)
         self._critic.fit(observations, nothing, numbers, *arguments)
         return time.perf_counter() - start

@@ -21,7 +21,7 @@ from trpo_mpi import tensorflow_setup
 
 tensorflow_setup.set_up("-1", 0)
 
-from trpo_mpi.algorithms.policy_update import GradientKernels, PolicyBatch, Progress
+from trpo_mpi.algorithms.policy_update import GradientKernels, PolicyBatch, Stage
 from trpo_mpi.algorithms.trpo import Trpo
 from trpo_mpi.config import AtariConfig, batch_grid
 from trpo_mpi.parallel.communicator import Communicator
@@ -62,7 +62,7 @@ def main() -> None:
         forward.old(theta, data)
         times["forward"].append(time.perf_counter() - start)
         start = time.perf_counter()
-        trpo.step(theta, batch, comm, Progress(config.max_kl, 0.0, stream))
+        trpo.step(theta, batch, comm, Stage(config.max_kl, 0.0, stream))
         times["step"].append(time.perf_counter() - start)
     pairs = list(zip(times["step"], times["forward"], strict=True))[1:]  # the first warms up
     ratios = [step / one for step, one in pairs]

@@ -20,7 +20,7 @@ from trpo_mpi.algorithms.policy_update import (
     PolicyBatch,
     PolicyStep,
     PolicyUpdate,
-    Progress,
+    Stage,
     mean_losses,
 )
 from trpo_mpi.config import Config
@@ -54,10 +54,10 @@ class KlPenalty(PolicyUpdate):
         self._kernels = PenaltyKernels(policy, columns, steps, config.entcoeff)
 
     def step(
-        self, theta: np.ndarray, batch: PolicyBatch, comm: Communicator, progress: Progress
+        self, theta: np.ndarray, batch: PolicyBatch, comm: Communicator, stage: Stage
     ) -> tuple[np.ndarray, PolicyStep]:
         """One step from `theta` (P,) float32: the new parameters and statistics."""
-        kernels, target, n = self._kernels, progress.max_kl, batch.timesteps()
+        kernels, target, n = self._kernels, stage.max_kl, batch.timesteps()
         stepsize = self._multiplier * self._stepsize
         more = {"policy_stepsize": stepsize, "beta": self._beta}
         data = kernels.data(batch)

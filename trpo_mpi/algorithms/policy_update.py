@@ -65,7 +65,7 @@ class PolicyStep(NamedTuple):
 
 
 @dataclass
-class Progress:
+class Stage:
     """Where in the run a step is taken, and the limits that hold there."""
 
     max_kl: float
@@ -87,7 +87,7 @@ class PolicyUpdate:
     """Moments of the policy's own optimiser, if it has one."""
 
     def step(
-        self, theta: np.ndarray, batch: PolicyBatch, comm: Communicator, progress: Progress
+        self, theta: np.ndarray, batch: PolicyBatch, comm: Communicator, stage: Stage
     ) -> tuple[np.ndarray, PolicyStep]:
         """One step from `theta` (P,) float32: the new parameters and statistics."""
         raise NotImplementedError

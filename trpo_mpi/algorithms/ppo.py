@@ -19,7 +19,7 @@ from trpo_mpi.algorithms.policy_update import (
     PolicyBatch,
     PolicyStep,
     PolicyUpdate,
-    Progress,
+    Stage,
     mean_losses,
     minibatches,
 )
@@ -48,14 +48,12 @@ class Ppo(PolicyUpdate):
         self._kernels = PpoKernels(policy, columns, steps, self._rows, config.entcoeff)
 
     def step(
-        self, theta: np.ndarray, batch: PolicyBatch, comm: Communicator, progress: Progress
+        self, theta: np.ndarray, batch: PolicyBatch, comm: Communicator, stage: Stage
     ) -> tuple[np.ndarray, PolicyStep]:
         """One step from `theta` (P,) float32: the new parameters and statistics."""
         config, kernels = self._config, self._kernels
-        clip = progress.decayed(config.clip_range, config.final_clip_range)
-        stepsize = progress.decayed(
-            config.policy_stepsize or STEPSIZE, config.policy_final_stepsize
-        )
+        clip = stage.decayed(config.clip_range, config.final_clip_range)
+        stepsize = stage.decayed(config.policy_stepsize or STEPSIZE, config.policy_final_stepsize)
         data = kernels.data(batch)
         entropies, old = kernels.old(theta, data)
         entropy = comm.sum_columns("entropy", *entropies)[0] / batch.timesteps()
@@ -64,7 +62,7 @@ class Ppo(PolicyUpdate):
         first = theta
         passes = config.policy_iters or ITERS
         for left in reversed(range(passes)):
-            for rows in minibatches(horizon, self._rows, progress.stream, self._recurrent):
+            for rows in minibatches(horizon, self._rows, stage.stream, self._recurrent):
                 gradients = kernels.clipped_gradient(theta, clip, rows, batch, data, old)
                 try:
                     total = comm.sum_columns("clipped gradient", *gradients)

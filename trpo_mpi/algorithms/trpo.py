@@ -22,7 +22,7 @@ from trpo_mpi.algorithms.policy_update import (
     PolicyKernels,
     PolicyStep,
     PolicyUpdate,
-    Progress,
+    Stage,
     mean_losses,
 )
 from trpo_mpi.config import Config
@@ -61,12 +61,12 @@ class Trpo(PolicyUpdate):
         )
 
     def step(
-        self, theta: np.ndarray, batch: PolicyBatch, comm: Communicator, progress: Progress
+        self, theta: np.ndarray, batch: PolicyBatch, comm: Communicator, stage: Stage
     ) -> tuple[np.ndarray, PolicyStep]:
         """One step from `theta` (P,) float32: the new parameters and statistics."""
         padded, horizon = batch.mask.shape[1], batch.counted.shape[1]
-        rows = self._fisher_rows(padded, horizon, progress.stream)
-        region = replace(self._region, max_kl=progress.max_kl)
+        rows = self._fisher_rows(padded, horizon, stage.stream)
+        region = replace(self._region, max_kl=stage.max_kl)
         return trpo_step(theta, batch, rows, self._kernels, comm, region)
 
     def _fisher_steps(self, steps: int) -> int:
