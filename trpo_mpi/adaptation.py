@@ -25,8 +25,8 @@ class Adaptation:
     """
 
     def __init__(self, config: Config, grid: Grid) -> None:
-        self._kl = config.adapt in ("kl", "both")
-        self._batch = config.adapt in ("batch", "both")
+        self._kl = config.adapts_kl
+        self._batch = config.adapts_batch
         self._envs = grid.num_envs
         self._timesteps = grid.timesteps
         self._returns: list[float] = []

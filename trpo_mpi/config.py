@@ -219,12 +219,22 @@ class Config:
         """What stands between an Atari game and the policy; None for other environments."""
         return None
 
+    @property
+    def adapts_kl(self) -> bool:
+        """Whether the trust region follows the returns."""
+        return self.adapt in ("kl", "both")
+
+    @property
+    def adapts_batch(self) -> bool:
+        """Whether the batch does."""
+        return self.adapt in ("batch", "both")
+
     def validate(self) -> None:
         """Raise `UsageError` for the first field whose value is outside its range."""
         check_ranges(self)
         if self.gpu not in ("-1", "auto") and not self.gpu.isdecimal():
             raise UsageError(f"--gpu is {self.gpu!r}; it must be -1, auto or a device's number")
-        if self.adapt in ("kl", "both"):
+        if self.adapts_kl:
             if self.algo == "ppo":
                 raise UsageError(f"--adapt {self.adapt}: --algo ppo has no trust region to adapt")
             low, high = ADAPTED_KL
@@ -352,6 +362,10 @@ class Grid:
         """Time steps of a whole batch."""
         return self.num_envs * self.horizon
 
+    def rows(self, timesteps: int) -> int:
+        """How many time indices come nearest below so many time steps: at least one."""
+        return max(1, min(self.horizon, timesteps // self.num_envs))
+
 
 def batch_grid(config: Config, ranks: int) -> Grid:
     """Lay the batch out over the environments.
@@ -373,7 +387,7 @@ def batch_grid(config: Config, ranks: int) -> Grid:
             f"--timesteps-per-batch {batch} is no multiple of --num-envs {envs}; use {nearest}"
         )
     low, high = ADAPTED_BATCH
-    if config.adapt in ("batch", "both") and not low <= batch <= high:
+    if config.adapts_batch and not low <= batch <= high:
         raise UsageError(
             f"--timesteps-per-batch is {batch}; with --adapt {config.adapt} it must be from {low} "
             f"to {high}"
@@ -383,6 +397,6 @@ def batch_grid(config: Config, ranks: int) -> Grid:
 
 def largest_grid(config: Config, grid: Grid) -> Grid:
     """The largest batch that a run may come to have."""
-    if config.adapt in ("none", "kl"):
+    if not config.adapts_batch:
         return grid
     return Grid(grid.num_envs, -(-ADAPTED_BATCH[1] // grid.num_envs))

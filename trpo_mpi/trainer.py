@@ -28,6 +28,7 @@ from trpo_mpi.envs.spaces import Spaces
 from trpo_mpi.envs.vector import ColumnEnvs
 from trpo_mpi.normalization import ObservationNormalizer, column_moments, pool
 from trpo_mpi.parallel.communicator import Communicator
+from trpo_mpi.policies.kernel import eights
 from trpo_mpi.policies.networks import safe_blocks
 from trpo_mpi.policies.policy import Actor, Architecture, ValueNetwork
 from trpo_mpi.rollout import Batch, Sampler
@@ -69,8 +70,7 @@ class Trainer:
         self.spaces = spaces = Spaces.of(envs)
         own = len(comm.columns)
         self.adaptation = Adaptation(config, grid)
-        changes = config.adapt in ("batch", "both")
-        steps = None if changes else _eights(grid.horizon)
+        steps = None if config.adapts_batch else eights(grid.horizon)
 
         self.architecture = Architecture.of(config)
         self.policy = self.architecture.make_policy(spaces.observation, spaces.action)
@@ -79,7 +79,7 @@ class Trainer:
         self._atari = config.atari or start.atari
         self.normalizer, self.return_moments = start.normalizer, start.return_moments
         network = ValueNetwork(self.policy, spaces.observation, self.architecture)
-        rows = max(1, min(grid.horizon, config.vf_batch // grid.num_envs))
+        rows = grid.rows(config.vf_batch)
         self.critic = Critic(network, start.phi, own, steps, rows, config.vf_clip)
         self._update = make_update(self.policy, config, grid, own, steps)
         self._rows = _generator(config.seed, ROWS)  # choices of time steps: all ranks' alike
@@ -101,7 +101,7 @@ class Trainer:
     @property
     def _padded(self) -> int:
         """Time steps to which the arrays of a batch are filled up, T."""
-        return _eights(self.adaptation.horizon)
+        return eights(self.adaptation.horizon)
 
     def _new_sampler(self, *key: int) -> Sampler:
         seeds = [stream(self.config.seed, *key, column) for column in self.comm.columns]
@@ -169,12 +169,10 @@ class Trainer:
         scale = self._reward_scale()
         if not self._first_horizon:
             normalised = (advantages - mean[0]) / (np.sqrt(variance[0]) + 1e-8)
-            max_kl = self.adaptation.max_kl
-            if config.adapt in ("none", "batch"):
-                max_kl = self._decayed(max_kl, config.final_max_kl)
-            step = self._step_policy(batch, normalised, mask, max_kl)
+            stage = self._stage()
+            step = self._step_policy(batch, normalised, mask, stage)
             policy_seconds = clock.lap()
-            stepsize = self._decayed(config.vf_stepsize, config.vf_final_stepsize)
+            stepsize = stage.decayed(config.vf_stepsize, config.vf_final_stepsize)
             self._fit_critic(batch, targets, values, mask, stepsize)
             row |= step.more | {
                 "kl": step.kl,
@@ -182,7 +180,7 @@ class Trainer:
                 "surrogate_improvement": step.improvement,
                 "step_fraction": step.fraction,
                 "explained_variance": 1 - variance[2] / variance[1] if variance[1] > 0 else None,
-                "max_kl": max_kl,
+                "max_kl": stage.max_kl,
                 "vf_stepsize": stepsize,
                 "policy_seconds": policy_seconds,
                 "critic_seconds": clock.lap(),
@@ -294,7 +292,7 @@ class Trainer:
         return finished
 
     def _step_policy(
-        self, batch: Batch, advantages: np.ndarray, mask: np.ndarray, max_kl: float
+        self, batch: Batch, advantages: np.ndarray, mask: np.ndarray, stage: Stage
     ) -> PolicyStep:
         """Step on the own columns; `mask` (C, T) is that of all."""
         starts = np.zeros(advantages.shape, np.float32)
@@ -308,18 +306,16 @@ class Trainer:
             _pad(batch.mask.astype(np.float32), self._padded),
             mask,
         )
-        stage = Stage(max_kl, self._done, self._rows)
         self.theta, step = self._update.step(self.theta, prepared, self.comm, stage)
         return step
 
-    def _decayed(self, first: float, final: float) -> float:
-        """A setting on its linear way from `first` to the share `final` of it."""
-        return first * (1 - self._done * (1 - final))
-
-    @property
-    def _done(self) -> float:
-        """Share of the schedules that has passed."""
-        return min(1.0, self.counters.timesteps / self.schedule_timesteps)
+    def _stage(self) -> Stage:
+        """Where the run is; a trust region that follows the returns does not decay."""
+        done = min(1.0, self.counters.timesteps / self.schedule_timesteps)
+        stage = Stage(self.adaptation.max_kl, done, self._rows)
+        if not self.config.adapts_kl:
+            stage.max_kl = stage.decayed(stage.max_kl, self.config.final_max_kl)
+        return stage
 
     def _fit_critic(
         self,
@@ -458,11 +454,6 @@ class _Clock:
 
 def _generator(seed: int, *key: int) -> np.random.Generator:
     return np.random.default_rng(stream(seed, *key))
-
-
-def _eights(steps: float) -> int:
-    """The next multiple of 8: a shorter SIMD tail would run other code, with other bits."""
-    return -(-int(np.ceil(steps)) // 8) * 8
 
 
 def _pad(array: np.ndarray, steps: int) -> np.ndarray:

@@ -12,7 +12,7 @@ import tensorflow as tf
 from trpo_mpi.algorithms.adam import Adam
 from trpo_mpi.algorithms.policy_update import minibatches
 from trpo_mpi.parallel.communicator import Communicator
-from trpo_mpi.policies.kernel import Graph, parts_of
+from trpo_mpi.policies.kernel import Graph, eights, parts_of
 from trpo_mpi.policies.networks import padded_rows
 from trpo_mpi.policies.policy import ValueNetwork
 
@@ -44,7 +44,7 @@ class Critic:
         self._network = network
         self._columns = columns = 1 if network.one_column else columns
         self._rows = rows
-        self._padded_rows = -(-rows // 8) * 8
+        self._padded_rows = eights(rows)
         flat = tf.TensorSpec([network.num_parameters], tf.float32)
 
         def seen(*shape: int | None) -> list[tf.TensorSpec]:

@@ -21,6 +21,8 @@ from trpo_mpi.algorithms.policy_update import (
     PolicyStep,
     PolicyUpdate,
     Stage,
+    begun,
+    concluded,
     mean_losses,
 )
 from trpo_mpi.config import Config
@@ -60,9 +62,7 @@ class KlPenalty(PolicyUpdate):
         kernels, target, n = self._kernels, stage.max_kl, batch.timesteps()
         stepsize = self._multiplier * self._stepsize
         more = {"policy_stepsize": stepsize, "beta": self._beta}
-        data = kernels.data(batch)
-        entropies, old = kernels.old(theta, data)
-        entropy = comm.sum_columns("entropy", *entropies)[0] / n
+        data, old, entropy = begun(theta, kernels, batch, comm)
         p, first = len(theta), theta
         for _ in range(self._iters):
             rows = kernels.gradients(theta, data, old)
@@ -75,11 +75,9 @@ class KlPenalty(PolicyUpdate):
                 break
             weight = self._beta + 2 * HINGE * max(0.0, kl - 2 * target)
             theta = self.adam.update(theta, (weight * by_kl - gain).astype(np.float32), stepsize)
-        improvement, kl = mean_losses(theta, kernels, data, old, batch, comm)
-        self._beta, self._multiplier = adapted(self._beta, self._multiplier, kl / target)
-        if not np.isfinite(kl):
-            return first, PolicyStep(0.0, float(entropy), 0.0, 0.0, more)
-        return theta, PolicyStep(kl, float(entropy), improvement, 1.0, more)
+        losses = mean_losses(theta, kernels, data, old, batch, comm)
+        self._beta, self._multiplier = adapted(self._beta, self._multiplier, losses[1] / target)
+        return concluded(first, theta, losses, entropy, more)
 
     def tree(self) -> dict[str, Any]:
         """What it carries from step to step, as plain data."""
@@ -126,7 +124,7 @@ class PenaltyKernels(GradientKernels):
     def _both(self, theta, old, observations, starts, state, actions, advantages, mask):  # type: ignore[no-untyped-def]
         distribution = self.policy.distribution
         weights = self.copies(theta)
-        before = distribution.log_prob(old, actions)
+        old_log_prob = distribution.log_prob(old, actions)
 
         def new() -> tf.Tensor:
             return self.policy(weights, observations, starts, state)
@@ -135,7 +133,7 @@ class PenaltyKernels(GradientKernels):
         with tf.GradientTape() as tape:
             tape.watch(weights)
             parameters = new()
-            ratio = tf.exp(distribution.log_prob(parameters, actions) - before)
+            ratio = tf.exp(distribution.log_prob(parameters, actions) - old_log_prob)
             gain = ratio * advantages + self.entcoeff * distribution.entropy(parameters)
             objective = tf.reduce_sum(gain * mask)
         by_objective = self.flatten(tape.gradient(objective, weights))

@@ -197,6 +197,10 @@ class GradientKernels(PolicyKernels):
         return entropy[:, None], parameters
 
 
+OUT_OF_BOUNDS = (-np.inf, np.inf)
+"""What `mean_losses` gives where the policy has left all bounds."""
+
+
 def mean_losses(
     theta: np.ndarray,
     kernels: PolicyKernels,
@@ -207,14 +211,40 @@ def mean_losses(
 ) -> tuple[float, float]:
     """Gain of the objective and KL(old || new), means over all ranks' steps.
 
-    Not finite where the policy has left all bounds, on all ranks alike.
+    `OUT_OF_BOUNDS` where they are not finite, on all ranks alike.
     """
     try:
         gain, kl = comm.sum_columns("losses", *kernels.losses(theta, data, old))
     except FloatingPointError:
-        return -np.inf, np.inf
+        return OUT_OF_BOUNDS
     n = batch.timesteps()
     return float(gain / n), float(kl / n)
+
+
+def begun(
+    theta: np.ndarray, kernels: GradientKernels, batch: PolicyBatch, comm: Communicator
+) -> tuple[list[list[tf.Tensor]], list[tf.Tensor], float]:
+    """What gradient steps begin with: the graphs' data, the old parameters and their entropy."""
+    data = kernels.data(batch)
+    entropies, old = kernels.old(theta, data)
+    return data, old, float(comm.sum_columns("entropy", *entropies)[0] / batch.timesteps())
+
+
+def concluded(
+    theta: np.ndarray,
+    new: np.ndarray,
+    losses: tuple[float, float],
+    entropy: float,
+    more: dict[str, float] | None = None,
+) -> tuple[np.ndarray, PolicyStep]:
+    """What a step without a line search gives: `new`, as it is.
+
+    Where that has left all bounds, the very array `theta`. `losses` are from `mean_losses`.
+    """
+    gain, kl = losses
+    if np.isfinite(kl):
+        return new, PolicyStep(kl, entropy, gain, 1.0, more or {})
+    return theta, PolicyStep(0.0, entropy, 0.0, 0.0, more or {})
 
 
 def minibatches(

@@ -15,17 +15,20 @@ import tensorflow as tf
 
 from trpo_mpi.algorithms.adam import Adam
 from trpo_mpi.algorithms.policy_update import (
+    OUT_OF_BOUNDS,
     GradientKernels,
     PolicyBatch,
     PolicyStep,
     PolicyUpdate,
     Stage,
+    begun,
+    concluded,
     mean_losses,
     minibatches,
 )
 from trpo_mpi.config import Config, Grid
 from trpo_mpi.parallel.communicator import Communicator
-from trpo_mpi.policies.kernel import Graph
+from trpo_mpi.policies.kernel import Graph, eights
 from trpo_mpi.policies.policy import Policy
 
 ITERS = 10
@@ -44,7 +47,7 @@ class Ppo(PolicyUpdate):
         self.adam: Adam = Adam(policy.num_parameters)
         self._config = config
         self._recurrent = policy.state_size > 0
-        self._rows = max(1, min(grid.horizon, config.policy_batch // grid.num_envs))
+        self._rows = grid.rows(config.policy_batch)
         self._kernels = PpoKernels(policy, columns, steps, self._rows, config.entcoeff)
 
     def step(
@@ -54,32 +57,28 @@ class Ppo(PolicyUpdate):
         config, kernels = self._config, self._kernels
         clip = stage.decayed(config.clip_range, config.final_clip_range)
         stepsize = stage.decayed(config.policy_stepsize or STEPSIZE, config.policy_final_stepsize)
-        data = kernels.data(batch)
-        entropies, old = kernels.old(theta, data)
-        entropy = comm.sum_columns("entropy", *entropies)[0] / batch.timesteps()
+        data, old, entropy = begun(theta, kernels, batch, comm)
         horizon = batch.counted.shape[1]
         more = {"policy_stepsize": stepsize, "clip_range": clip}
         first = theta
         passes = config.policy_iters or ITERS
-        for left in reversed(range(passes)):
+        for done in range(1, passes + 1):
             for rows in minibatches(horizon, self._rows, stage.stream, self._recurrent):
                 gradients = kernels.clipped_gradient(theta, clip, rows, batch, data, old)
                 try:
                     total = comm.sum_columns("clipped gradient", *gradients)
                 except FloatingPointError:  # on all ranks alike: too long a step
-                    return first, PolicyStep(0.0, float(entropy), 0.0, 0.0, more)
+                    return concluded(first, theta, OUT_OF_BOUNDS, entropy, more)
                 gradient = total / batch.timesteps(rows)
                 norm = float(np.sqrt(np.sum(gradient**2)))
                 if config.max_grad_norm is not None and norm > config.max_grad_norm:
                     gradient *= config.max_grad_norm / norm
                 theta = self.adam.update(theta, -gradient.astype(np.float32), stepsize)
-            if config.stop_kl is not None or not left:
-                gain, kl = mean_losses(theta, kernels, data, old, batch, comm)
-                if config.stop_kl is not None and kl > config.stop_kl:
+            if config.stop_kl is not None or done == passes:
+                losses = mean_losses(theta, kernels, data, old, batch, comm)
+                if config.stop_kl is not None and losses[1] > config.stop_kl:
                     break
-        if not np.isfinite(kl):
-            return first, PolicyStep(0.0, float(entropy), 0.0, 0.0, more)
-        return theta, PolicyStep(kl, float(entropy), gain, 1.0, more)
+        return concluded(first, theta, losses, entropy, more)
 
 
 class PpoKernels(GradientKernels):
@@ -90,7 +89,7 @@ class PpoKernels(GradientKernels):
     ) -> None:
         """Batches of `columns` by `steps`."""
         super().__init__(policy, columns, steps, entcoeff)
-        self._rows = rows = -(-rows // 8) * 8
+        self._rows = rows = eights(rows)
         indices, valid = tf.TensorSpec([rows], tf.int32), tf.TensorSpec([rows], tf.float32)
         own = [self.numbers(policy.state_size), indices, valid, tf.TensorSpec([], tf.float32)]
         self._gradients = Graph(
@@ -112,9 +111,9 @@ class PpoKernels(GradientKernels):
         limit, n, state = np.float32(clip), self.columns, batch.states[:, rows[0]]
         return [
             self._gradients(
-                theta, state[i * n : (i + 1) * n], chosen, valid, limit, before, *part
+                theta, state[i * n : (i + 1) * n], chosen, valid, limit, parameters, *part
             ).numpy()
-            for i, (part, before) in enumerate(zip(data, old, strict=True))
+            for i, (part, parameters) in enumerate(zip(data, old, strict=True))
         ]
 
     def _gradient(self, theta, state, chosen, valid, clip, old, *data):  # type: ignore[no-untyped-def]
@@ -123,11 +122,11 @@ class PpoKernels(GradientKernels):
             x if i == 2 else tf.gather(x, chosen, axis=1) for i, x in enumerate((*data, old))
         )
         weights = self.copies(theta)
-        before = distribution.log_prob(old, actions)
+        old_log_prob = distribution.log_prob(old, actions)
         with tf.GradientTape() as tape:
             tape.watch(weights)
             parameters = self.policy(weights, observations, starts, state)
-            ratio = tf.exp(distribution.log_prob(parameters, actions) - before)
+            ratio = tf.exp(distribution.log_prob(parameters, actions) - old_log_prob)
             clipped = tf.clip_by_value(ratio, 1 - clip, 1 + clip)
             gain = tf.minimum(ratio * advantages, clipped * advantages)
             entropy = distribution.entropy(parameters)

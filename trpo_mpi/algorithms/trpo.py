@@ -23,11 +23,12 @@ from trpo_mpi.algorithms.policy_update import (
     PolicyStep,
     PolicyUpdate,
     Stage,
+    concluded,
     mean_losses,
 )
 from trpo_mpi.config import Config
 from trpo_mpi.parallel.communicator import Communicator
-from trpo_mpi.policies.kernel import Graph, parts_of
+from trpo_mpi.policies.kernel import Graph, eights, parts_of
 from trpo_mpi.policies.policy import Policy
 
 
@@ -50,7 +51,7 @@ class Trpo(PolicyUpdate):
         """Batches of `columns` own environments by `steps`, see `PolicyKernels`."""
         self._recurrent = policy.state_size > 0
         self._share = config.fisher_fraction
-        fisher_steps = None if steps is None else self._fisher_steps(steps)
+        fisher_steps = None if steps is None else eights(self._share * steps)
         self._kernels = TrpoKernels(policy, columns, steps, fisher_steps, config.entcoeff)
         self._region = TrustRegion(
             config.max_kl,
@@ -69,12 +70,9 @@ class Trpo(PolicyUpdate):
         region = replace(self._region, max_kl=stage.max_kl)
         return trpo_step(theta, batch, rows, self._kernels, comm, region)
 
-    def _fisher_steps(self, steps: int) -> int:
-        return -(-int(np.ceil(self._share * steps)) // 8) * 8
-
     def _fisher_rows(self, padded: int, horizon: int, stream: np.random.Generator) -> np.ndarray:
         """Time indices for Fisher-vector products, of a batch of `horizon` steps, T padded."""
-        steps = self._fisher_steps(padded)
+        steps = eights(self._share * padded)
         if steps >= padded:
             return np.arange(padded)
         if self._recurrent:  # a window: the state at its start is known
@@ -198,15 +196,14 @@ def trpo_step(
         return theta, PolicyStep(0.0, entropy, 0.0, 0.0)
     full_step = np.sqrt(2 * settings.max_kl / curvature) * solution.x
 
+    if not settings.line_search_steps:
+        candidate = (theta + full_step).astype(np.float32)
+        losses = mean_losses(candidate, kernels, data, old, batch, comm)
+        return concluded(theta, candidate, losses, entropy)
+
     def evaluate(candidate: np.ndarray) -> Trial:
         return Trial(*mean_losses(candidate, kernels, data, old, batch, comm))
 
-    if not settings.line_search_steps:
-        candidate = (theta + full_step).astype(np.float32)
-        trial = evaluate(candidate)
-        if np.isfinite(trial.kl):
-            return candidate, PolicyStep(trial.kl, entropy, trial.improvement, 1.0)
-        return theta, PolicyStep(0.0, entropy, 0.0, 0.0)
     theta, fraction, trial = line_search(
         evaluate,
         theta,

@@ -49,6 +49,11 @@ class Graph:
         return outputs[0] if self._one else outputs
 
 
+def eights(steps: float) -> int:
+    """The next multiple of 8: a shorter SIMD tail would run other code, with other bits."""
+    return -(-int(np.ceil(steps)) // 8) * 8
+
+
 def parts_of(columns: int, *arrays: np.ndarray) -> list[list[tf.Tensor]]:
     """The arrays cut into so many columns at a time, as tensors, a list for each call."""
     return [

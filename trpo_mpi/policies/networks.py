@@ -283,7 +283,7 @@ def safe_blocks(network: Any, flat: np.ndarray) -> tuple[int, ...]:
         for some, whole in zip(act(*alone), together, strict=True):
             if not np.array_equal(some[place], whole[0]):
                 return (1,)
+    if small == BLOCK:
+        return (BLOCK,)
     at_once = Rows(network, flat, (BLOCK,))(rows, carried)
-    if small < BLOCK and all(map(np.array_equal, at_once, together)):
-        return (BLOCK, small)
-    return (small,)
+    return (BLOCK, small) if all(map(np.array_equal, at_once, together)) else (small,)
