@@ -95,7 +95,7 @@ def test_a_batch_may_grow_to_its_bound() -> None:
     """The memory is asked for that."""
     for adapt, horizon in (("kl", 80), ("both", 1250)):
         config = Config(adapt=adapt, timesteps_per_batch=1280)
-        assert largest_grid(config, batch_grid(config, 1)).horizon == horizon
+        assert largest_grid(config, batch_grid(config, 1), None).horizon == horizon
 
 
 def test_without_adaptation_a_resumed_run_takes_the_settings() -> None:

@@ -157,3 +157,42 @@ def test_a_clipped_error_counts_no_less_than_that_of_a_value_that_moved_so_far()
         phi[-1] = bias
         rows = clipped._gradient_kernel(phi, chosen, weight, data, nothing(data), targets, before)
         np.testing.assert_allclose(rows[0, -1], by_bias, rtol=1e-6)
+
+
+def test_two_batches_are_the_batch_before_beside_this_one() -> None:
+    """The second fit is that of both batches' steps in one; so is it when put back."""
+    stream = np.random.default_rng(3)
+    shape = (2, 16)
+    first, second = (
+        (stream.standard_normal((*shape, 3)).astype(np.float32), np.full(shape, x, np.float32))
+        for x in (1, 3)
+    )
+    # Of the first batch 13 steps count, of one column 9: the others have targets far off.
+    mask = np.arange(13) < np.array([[13], [9]])
+    first[1][:, 13:] = first[1][1, 9:] = 1000.0
+    whole = np.ones(shape, bool)
+
+    def fit(critic: Critic, batch: tuple[np.ndarray, ...], counted: np.ndarray, n: int) -> None:
+        seen, targets = batch
+        rows = np.random.default_rng(n)
+        comm = Communicator(None, 2)
+        critic.fit(seen, nothing(seen), targets, counted, 0.01, 5, rows, comm)
+
+    def critic(two: bool) -> Critic:
+        network = mlp_critic(3, (8,))
+        phi = network.initialise(np.random.default_rng(0))
+        return Critic(network, phi, 2, None, 8, None, two)
+
+    subject, expected = critic(True), critic(False)
+    for one in (subject, expected):
+        fit(one, first, mask, 1)
+    other = critic(True)
+    other.phi = subject.phi
+    other.adam.resume(subject.adam.tree())
+    other.keep([subject.kept(i, i) for i in range(2)], range(2))
+    fit(subject, second, whole, 2)
+    fit(other, second, whole, 2)
+    both = tuple(np.concatenate((a[:, :13], b), axis=1) for a, b in zip(first, second, strict=True))
+    fit(expected, both, np.concatenate((mask, whole), axis=1), 2)
+    assert np.array_equal(subject.phi, expected.phi)
+    assert np.array_equal(other.phi, expected.phi)

@@ -18,10 +18,11 @@ from trpo_mpi.state import COLUMN, stream
 
 
 class Rollout:
-    """A sampler with a policy that acts at random."""
+    """A sampler with a policy that acts at random; `make` is one function, or one a column."""
 
     def __init__(self, make: Any, columns: list[int]) -> None:
-        self.envs = ColumnEnvs([make] * len(columns), columns)
+        makers = make if isinstance(make, list) else [make] * len(columns)
+        self.envs = ColumnEnvs(makers, columns)
         self.policy = mlp_policy(3, self.envs.single_action_space, (4,))
         self.actor = self.policy.actor(self.policy.initialise(np.random.default_rng(0)))
         self.normalizer = ObservationNormalizer(Moments.none(3))

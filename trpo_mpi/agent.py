@@ -63,8 +63,8 @@ STABLE_BASELINES: dict[str, Any] = {
 """Where Stable-Baselines' TRPO differs from the commands' defaults, beside the arguments below."""
 
 SETTINGS = {field.name for field in dataclasses.fields(Config)} - set(
-    "env num_timesteps recipe outdir resume allow_changes load which checkpoint_every max_hours "
-    "env_timeout render check".split()
+    "env time_feature num_timesteps recipe outdir resume allow_changes load which checkpoint_every "
+    "max_hours env_timeout render check".split()
 )
 """Fields of `Config` that are arguments here; the others are the commands' alone."""
 
@@ -96,7 +96,7 @@ class TRPO:
         policy: str | type[Policy] = "MlpPolicy",
         env: Env | None = None,
         gamma: float = 0.99,
-        timesteps_per_batch: int = 1024,
+        timesteps_per_batch: int | None = 1024,
         max_kl: float = 0.01,
         cg_iters: int = 10,
         lam: float = 0.98,
@@ -428,7 +428,7 @@ class PPO(TRPO):
         policy: str | type[Policy] = "MlpPolicy",
         env: Env | None = None,
         gamma: float = 0.99,
-        timesteps_per_batch: int = 2048,
+        timesteps_per_batch: int | None = 2048,
         lam: float = 0.95,
         entcoeff: float = 0.0,
         clip_range: float = 0.2,
@@ -513,6 +513,10 @@ def _environments(
 ) -> tuple[Communicator, Grid, ColumnEnvs | AdoptedEnvs]:
     """The grid, the ranks that share its columns, and this rank's environments."""
     if given.is_own(env):
+        if config.episodes_per_batch is not None:
+            raise UsageError(
+                "episodes_per_batch needs environments that are dealt out: an id or a function"
+            )
         own = env.num_envs if isinstance(env, gym.vector.VectorEnv) else 1
         numbers = comm.gather_rows(np.array([[own]]), np.ones(comm.size, int))
         if (numbers != own).any():

@@ -51,6 +51,7 @@ Recipes = Literal[
     "stable-baselines",
     "chainerrl",
     "parallel-trpo",
+    "coady",
     "parl-ppo-mujoco",
     "parl-ppo-atari",
 ]
@@ -66,6 +67,9 @@ class Config:
 
     env: str = "Hopper-v4"
     """Environment: any id that Gymnasium can make, `module:Id-v0` included."""
+    time_feature: bool = False
+    """Append the time step within the episode to the observation, so that the critic can know how
+    near a time limit is (Coady)."""
     num_timesteps: Count = 1_000_000
     """Length of the run, in time steps of all environments together."""
     seed: Natural = 0
@@ -99,6 +103,9 @@ class Config:
     timesteps_per_batch: Count | None = None
     """Time steps an iteration, over all environments. [default: 2048, or the nearest
     that the environments divide]"""
+    episodes_per_batch: Count | None = None
+    """Whole episodes an iteration, over all environments, in place of time steps; there is one
+    environment for each, unless --num-envs says otherwise. [default: none]"""
 
     algo: Literal["trpo", "npg", "ppo", "kl-penalty"] = "trpo"
     """Policy step: trust region; natural gradient, its step without a line search; clipped
@@ -163,12 +170,16 @@ class Config:
     vf_clip: Positive | None = None
     """Critic: how far values may move from those before the fit and still gain, in units of the
     scaled return, as PPO's first implementation clips them. [default: no limit]"""
+    vf_two_batches: bool = False
+    """Critic: fit it to the batch before as well (Coady)."""
 
     normalize_observations: bool = True
     """Shift and scale observations by their running mean and deviation over all ranks. Cnn
     policies never do."""
     normalize_returns: bool = True
     """Scale rewards by the running deviation of the discounted return over all ranks."""
+    reward_scale: Positive = 1.0
+    """Factor of all rewards, for the learner alone; what is reported stays the raw return."""
     clip_rewards: bool = False
     """Learn from the sign of each reward alone; what is reported stays the raw return."""
 
@@ -229,11 +240,25 @@ class Config:
         """Whether the batch does."""
         return self.adapt in ("batch", "both")
 
+    @property
+    def fixed_batch(self) -> bool:
+        """Whether all batches have as many time steps, but for the last."""
+        return not self.adapts_batch and self.episodes_per_batch is None
+
     def validate(self) -> None:
         """Raise `UsageError` for the first field whose value is outside its range."""
         check_ranges(self)
+        if self.atari is not None and self.time_feature:
+            raise UsageError("--time-feature is for observations that are numbers, not pictures")
         if self.gpu not in ("-1", "auto") and not self.gpu.isdecimal():
             raise UsageError(f"--gpu is {self.gpu!r}; it must be -1, auto or a device's number")
+        if self.episodes_per_batch is not None:
+            for name in ("timesteps_per_batch", "adapt"):
+                if getattr(self, name) not in (None, "none", "kl"):
+                    raise UsageError(
+                        f"{flag(name)} {getattr(self, name)} and --episodes-per-batch "
+                        f"{self.episodes_per_batch}: one of them can say what a batch is"
+                    )
         if self.adapts_kl:
             if self.algo == "ppo":
                 raise UsageError(f"--adapt {self.adapt}: --algo ppo has no trust region to adapt")
@@ -352,19 +377,23 @@ def flag(name: str) -> str:
 
 @dataclass(frozen=True)
 class Grid:
-    """The batch as a grid: `num_envs` columns of `horizon` time steps."""
+    """The batch as a grid: `num_envs` columns of `horizon` time steps, or of whole episodes."""
 
     num_envs: int
     horizon: int
+    """0 where it is not known before, the batch being of whole episodes."""
+    episodes: int = 0
+    """Whole episodes of each column; 0 where columns have a horizon."""
 
     @property
     def timesteps(self) -> int:
-        """Time steps of a whole batch."""
+        """Time steps of a whole batch; 0 where that is not known."""
         return self.num_envs * self.horizon
 
     def rows(self, timesteps: int) -> int:
         """How many time indices come nearest below so many time steps: at least one."""
-        return max(1, min(self.horizon, timesteps // self.num_envs))
+        rows = max(1, timesteps // self.num_envs)
+        return min(self.horizon, rows) if self.horizon else rows
 
 
 def batch_grid(config: Config, ranks: int) -> Grid:
@@ -373,6 +402,8 @@ def batch_grid(config: Config, ranks: int) -> Grid:
     Raises `UsageError`, with values that would work, where a rank would have no environment or
     the environments do not divide the batch.
     """
+    if config.episodes_per_batch is not None:
+        return _episode_grid(config, config.episodes_per_batch, ranks)
     envs = config.num_envs or max(16, ranks)
     if envs < ranks:
         raise UsageError(
@@ -395,8 +426,30 @@ def batch_grid(config: Config, ranks: int) -> Grid:
     return Grid(envs, batch // envs)
 
 
-def largest_grid(config: Config, grid: Grid) -> Grid:
-    """The largest batch that a run may come to have."""
+def _episode_grid(config: Config, episodes: int, ranks: int) -> Grid:
+    envs = config.num_envs or episodes
+    if envs < ranks:
+        name = "--num-envs" if config.num_envs else "--episodes-per-batch"
+        raise UsageError(
+            f"{name} {envs} leaves some of {ranks} ranks without an environment; "
+            f"use {name} {ranks} or more, or start {envs} ranks"
+        )
+    if episodes % envs:
+        below, above = episodes // envs * envs, -(-episodes // envs) * envs
+        nearest = f"{below} or {above}" if below else f"{above}"
+        raise UsageError(
+            f"--episodes-per-batch {episodes} is no multiple of --num-envs {envs}; use {nearest}"
+        )
+    return Grid(envs, 0, episodes // envs)
+
+
+def largest_grid(config: Config, grid: Grid, time_limit: int | None) -> Grid:
+    """The largest batch that a run may come to have, as far as that is known.
+
+    `time_limit` is the most steps that an episode can have, if there is such a limit.
+    """
+    if grid.episodes:
+        return Grid(grid.num_envs, grid.episodes * (time_limit or 1), grid.episodes)
     if not config.adapts_batch:
         return grid
     return Grid(grid.num_envs, -(-ADAPTED_BATCH[1] // grid.num_envs))

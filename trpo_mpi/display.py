@@ -24,14 +24,17 @@ def banner(config: Config, grid: Grid, machine: dict[str, Any]) -> str:
     where = ", ".join(f"{host} x{count}" if ranks > 1 else host for host, count in hosts.items())
     each = f"{own:g} a rank" if own == int(own) else f"{int(own)} or {int(own) + 1} a rank"
     devices = ", ".join(machine["gpus"]) or "CPU"
-    note = "" if config.num_envs else f" (16 by default{', one a rank' if ranks > 16 else ''})"
+    note = (
+        ""
+        if config.num_envs or grid.episodes
+        else f" (16 by default{', one a rank' if ranks > 16 else ''})"
+    )
     lines = [
         f"trpo_mpi {__version__}: {config.env}, {config.num_timesteps:,} time steps, "
         f"seed {config.seed}",
         f"{ranks} rank{'s' if ranks > 1 else ''} on {where}; {machine['mpi_library']}; "
         f"threads a rank {machine['threads']}; {devices}",
-        f"batch {grid.timesteps} = {grid.num_envs} envs x {grid.horizon} steps, "
-        f"on {ranks} rank{'s' if ranks > 1 else ''}, {each}{note}",
+        f"batch {_size(grid)}, on {ranks} rank{'s' if ranks > 1 else ''}, {each}{note}",
     ]
     if machine["ranks_per_core"] > 1:
         lines.append(
@@ -41,6 +44,14 @@ def banner(config: Config, grid: Grid, machine: dict[str, Any]) -> str:
     if not machine["exact_rows"]:
         lines.append("note: this BLAS needs single rows for equal bits: acting is slower")
     return "\n".join(lines)
+
+
+def _size(grid: Grid) -> str:
+    if grid.episodes:
+        every = f"episode{'s' if grid.episodes > 1 else ''}"
+        whole = f"of {grid.num_envs * grid.episodes} whole episodes"
+        return f"{whole} = {grid.num_envs} envs x {grid.episodes} {every}"
+    return f"{grid.timesteps} = {grid.num_envs} envs x {grid.horizon} steps"
 
 
 def resume_notes(

@@ -27,7 +27,7 @@ import numpy as np
 from trpo_mpi import tensorflow_setup
 from trpo_mpi.command_line import parse
 from trpo_mpi.config import Count, Natural, check_ranges
-from trpo_mpi.envs.make import check_env, make_env, quiet_gymnasium
+from trpo_mpi.envs.make import check_env, quiet_gymnasium
 from trpo_mpi.envs.spaces import flattener
 from trpo_mpi.errors import EnvironmentFault, UsageError
 from trpo_mpi.parallel.communicator import Communicator
@@ -74,7 +74,7 @@ def main() -> int:
         tensorflow_setup.set_up("-1", 0)
     if model.architecture.network is not None:
         comm.on_root(lambda: model.check_network(f"DIR {settings.run}"))
-    env = comm.everywhere(lambda: make_env(model.env, atari=model.atari))
+    env = comm.everywhere(model.make_env)
     results = evaluate(settings, model, env, comm)
     if comm.is_root:
         print(table(settings, model.env, results), flush=True)
@@ -93,7 +93,7 @@ def _load(run: str, which: str, network: str | None) -> Model:
     if own is not None:
         model.architecture = replace(model.architecture, network=network)
     try:
-        spaces = check_env(model.env, atari=model.atari)
+        spaces = check_env(model.env, False, model.atari, model.time_feature)
     except UsageError as error:
         reason = str(error).removeprefix("--env ")
         raise UsageError(f"DIR {run} needs an environment: {reason}") from None

@@ -28,10 +28,12 @@ def check_batch(config: Config, grid: Grid, spaces: Spaces, columns: int) -> Non
     needed = bytes_of_a_step(config, spaces) * grid.horizon * columns
     free = available()
     if free is not None and needed > free:
-        fits = int(grid.horizon * free / needed) * grid.num_envs
-        advice = f"{fits} would fit" if fits else "not one time step of each environment fits"
+        each, kind = grid.episodes or grid.horizon, "episode" if grid.episodes else "time step"
+        fits = int(each * free / needed) * grid.num_envs
+        advice = f"{fits} would fit" if fits else f"not one {kind} of each environment fits"
         raise UsageError(
-            f"--timesteps-per-batch {grid.timesteps} takes {needed / GIB:.1f} GiB of the memory of "
+            f"--{kind.replace(' ', '')}s-per-batch {each * grid.num_envs} takes "
+            f"{'up to ' if grid.episodes else ''}{needed / GIB:.1f} GiB of the memory of "
             f"a node, which has {free / GIB:.1f} GiB free; {advice}"
         )
 

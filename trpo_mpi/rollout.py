@@ -6,8 +6,9 @@ then run on one contiguous block of the same shape, wherever it lives.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
 import numpy as np
@@ -16,6 +17,9 @@ from trpo_mpi.envs.adopted import AdoptedEnvs
 from trpo_mpi.envs.vector import ColumnEnvs
 from trpo_mpi.normalization import ObservationNormalizer
 from trpo_mpi.policies.policy import Actor, Policy
+
+SEGMENT = 64
+"""Time steps that are collected at a time where a batch is counted in episodes."""
 
 
 @dataclass
@@ -43,8 +47,8 @@ class Batch:
     truncated: np.ndarray
     """(E, T) bool: it was cut off by a time limit."""
     mask: np.ndarray
-    """(E, T) bool: a step that counts. Where it is False an environment was only being reset; what
-    else stands there means nothing."""
+    """(E, T) bool: a step that counts. Where it is False an environment was only being reset, or
+    waited for others to end their episodes; what else stands there means nothing."""
     cuts: list[tuple[int, int]] = field(default_factory=list)
     """(column, step) after which a value must be bootstrapped: truncations, and the last step
     of the batch where the episode goes on."""
@@ -60,6 +64,43 @@ class Batch:
     def ended(self) -> np.ndarray:
         """(E, T) bool: the next step belongs to another episode."""
         return self.terminated | self.truncated | ~self.mask
+
+    def resized(self, horizon: int) -> Batch:
+        """Cut to, or filled up with steps that do not count to so many, T."""
+        arrays: dict[str, Any] = {
+            f.name: resized(array, horizon)
+            for f in fields(self)
+            if isinstance(array := getattr(self, f.name), np.ndarray)
+        }
+        return replace(self, **arrays)
+
+
+def resized(array: np.ndarray, steps: int) -> np.ndarray:
+    """(E, T, ...) cut, or with zeros behind, to (E, steps, ...)."""
+    if array.shape[1] >= steps:
+        return array[:, :steps]
+    padded = np.zeros((len(array), steps, *array.shape[2:]), array.dtype)
+    padded[:, : array.shape[1]] = array
+    return padded
+
+
+def _joined(segments: Sequence[Batch]) -> Batch:
+    """One batch of segments of SEGMENT steps each."""
+    arrays: dict[str, Any] = {
+        f.name: np.concatenate([getattr(s, f.name) for s in segments], axis=1)
+        for f in fields(Batch)
+        if isinstance(getattr(segments[0], f.name), np.ndarray)
+    }
+    firsts = range(0, SEGMENT * len(segments), SEGMENT)
+    pairs = list(zip(firsts, segments, strict=True))
+    return replace(
+        segments[0],
+        **arrays,
+        cuts=[(i, first + t) for first, s in pairs for i, t in s.cuts],
+        cut_observations=[x for s in segments for x in s.cut_observations],
+        cut_states=[x for s in segments for x in s.cut_states],
+        episodes=[(first + t, *rest) for first, s in pairs for t, *rest in s.episodes],
+    )
 
 
 class Sampler:
@@ -112,9 +153,40 @@ class Sampler:
 
     def collect(self, actor: Actor, normalizer: ObservationNormalizer, horizon: int) -> Batch:
         """Take `horizon` steps in every environment."""
+        batch = self._collect(actor, normalizer, horizon)
+        for i in np.flatnonzero(~batch.ended[:, -1]):
+            self._cut(batch, int(i), horizon - 1, self._observations[i])
+        return batch
+
+    def collect_episodes(
+        self, actor: Actor, normalizer: ObservationNormalizer, episodes: int
+    ) -> Batch:
+        """Take so many whole episodes in every environment; T is the most steps that one took."""
+        left = np.full(self._envs.num_envs, episodes)
+        segments = []
+        while left.any():
+            segments.append(self._collect(actor, normalizer, SEGMENT, left))
+        batch = _joined(segments)
+        return batch.resized(int(np.flatnonzero(batch.mask.any(axis=0))[-1]) + 1)
+
+    def _collect(
+        self,
+        actor: Actor,
+        normalizer: ObservationNormalizer,
+        horizon: int,
+        left: np.ndarray | None = None,
+    ) -> Batch:
+        """Take up to `horizon` steps in every environment.
+
+        Where `left` (E,) is given, an environment takes no step when it has that many episodes
+        behind it; what then remains of them is written back.
+        """
         envs, policy, distribution = self._envs, self._policy, self._policy.distribution
         columns, size = envs.num_envs, self._observations.shape[1]
-        noise = np.stack([distribution.draw_noise(stream, horizon) for stream in self._noise])
+        # How long others go on must not show in the stream of one that waits for them.
+        waits = np.zeros(columns, bool) if left is None else left == 0
+        streams = [copy.deepcopy(s) if w else s for s, w in zip(self._noise, waits, strict=True)]
+        noise = np.stack([distribution.draw_noise(stream, horizon) for stream in streams])
         shape = (columns, horizon)
         learnt = normalizer.moments is not None
         batch = Batch(
@@ -128,22 +200,26 @@ class Sampler:
             truncated=np.empty(shape, bool),
             mask=np.ones(shape, bool),
         )
+        active: np.ndarray | None = None
         for t in range(horizon):
+            if left is not None:
+                batch.mask[:, t] = active = left > 0
             if batch.raw_observations is not None:
                 batch.raw_observations[:, t] = self._observations
             batch.observations[:, t] = rows = normalizer(self._observations)
             batch.states[:, t] = self._states
-            actions, self._states = actor.sample(rows, noise[:, t], self._states)
+            actions, states = actor.sample(rows, noise[:, t], self._states)
+            self._states = states if active is None else np.where(active[:, None], states, 0)
             batch.actions[:, t] = actions
             batch.memory[:, t] = actor.remembered(self._states)
-            self._observations, rewards, terminated, truncated, info = envs.step(
-                distribution.to_environment(actions)
-            )
+            choices = distribution.to_environment(actions)
+            given = (choices,) if active is None else (choices, active)
+            self._observations, rewards, terminated, truncated, info = envs.step(*given)
             batch.rewards[:, t] = rewards
             batch.terminated[:, t] = terminated
             batch.truncated[:, t] = truncated
             self._returns += rewards
-            self._lengths += 1
+            self._lengths += 1 if active is None else active
             if "reset" in info:
                 batch.mask[info["reset"], t] = False
                 self._returns[info["reset"]] = 0.0
@@ -151,8 +227,8 @@ class Sampler:
                 self._states[info["reset"]] = 0.0
             if "final_obs" in info:
                 self._finish_episodes(batch, t, info["final_obs"], info.get("games", {}))
-        for i in np.flatnonzero(~batch.ended[:, -1]):
-            self._cut(batch, int(i), horizon - 1, self._observations[i])
+                if left is not None:
+                    left[list(info["final_obs"])] -= 1
         return batch
 
     def _cut(self, batch: Batch, place: int, step: int, observation: np.ndarray) -> None:

@@ -31,7 +31,7 @@ from trpo_mpi.parallel.communicator import Communicator
 from trpo_mpi.policies.kernel import eights
 from trpo_mpi.policies.networks import safe_blocks
 from trpo_mpi.policies.policy import Actor, Architecture, ValueNetwork
-from trpo_mpi.rollout import Batch, Sampler
+from trpo_mpi.rollout import Batch, Sampler, resized
 from trpo_mpi.run_directory.model_file import Model, initial
 from trpo_mpi.state import COLUMN, RESTART, ROWS, Counters, Wish, stream
 
@@ -70,17 +70,18 @@ class Trainer:
         self.spaces = spaces = Spaces.of(envs)
         own = len(comm.columns)
         self.adaptation = Adaptation(config, grid)
-        steps = None if config.adapts_batch else eights(grid.horizon)
+        steps = eights(grid.horizon) if config.fixed_batch else None
 
         self.architecture = Architecture.of(config)
         self.policy = self.architecture.make_policy(spaces.observation, spaces.action)
         start = start or initial(config, spaces)
         self.theta = start.theta
         self._atari = config.atari or start.atari
+        self._time_feature = config.time_feature or start.time_feature
         self.normalizer, self.return_moments = start.normalizer, start.return_moments
         network = ValueNetwork(self.policy, spaces.observation, self.architecture)
-        rows = grid.rows(config.vf_batch)
-        self.critic = Critic(network, start.phi, own, steps, rows, config.vf_clip)
+        rows, both = grid.rows(config.vf_batch), config.vf_two_batches
+        self.critic = Critic(network, start.phi, own, steps, rows, config.vf_clip, both)
         self._update = make_update(self.policy, config, grid, own, steps)
         self._rows = _generator(config.seed, ROWS)  # choices of time steps: all ranks' alike
         self._envs = envs
@@ -98,10 +99,9 @@ class Trainer:
         self._best_return = -np.inf
         self.started = time.perf_counter()
 
-    @property
-    def _padded(self) -> int:
+    def _padded(self, batch: Batch) -> int:
         """Time steps to which the arrays of a batch are filled up, T."""
-        return eights(self.adaptation.horizon)
+        return eights(batch.mask.shape[1] if self.grid.episodes else self.adaptation.horizon)
 
     def _new_sampler(self, *key: int) -> Sampler:
         seeds = [stream(self.config.seed, *key, column) for column in self.comm.columns]
@@ -143,9 +143,8 @@ class Trainer:
         config, comm, counters = self.config, self.comm, self.counters
         clock = _Clock()
         mpi_before = comm.seconds
-        horizon = max(1, min(self.adaptation.horizon, self._steps_left()))
         actor = self.policy.actor(self.theta, self._blocks)
-        batch = self._sampler.collect(actor, self.normalizer, horizon)
+        batch = self._collect(actor)
         sample_seconds = clock.lap()
 
         rewards = np.sign(batch.rewards) if config.clip_rewards else batch.rewards
@@ -208,6 +207,17 @@ class Trainer:
         self._keep_best()
         return Iteration(row, episodes, Wish(int(extras[:, 1].max())))
 
+    def _collect(self, actor: Actor) -> Batch:
+        """A batch of as many time steps on all ranks."""
+        if not self.grid.episodes:
+            horizon = max(1, min(self.adaptation.horizon, self._steps_left()))
+            return self._sampler.collect(actor, self.normalizer, horizon)
+        batch = self._sampler.collect_episodes(actor, self.normalizer, self.grid.episodes)
+        lengths = self.comm.gather_rows(
+            np.array([[batch.mask.shape[1]]]), np.ones(self.comm.size, int)
+        )
+        return batch.resized(int(lengths.max()))
+
     def _keep_best(self) -> None:
         counters = self.counters
         full = len(counters.returns) == counters.returns.maxlen
@@ -217,18 +227,20 @@ class Trainer:
 
     def _reward_scale(self) -> float:
         """What rewards are multiplied by for the critic's sake."""
+        scale = self.config.reward_scale
         if self.return_moments is None or self.return_moments.count == 0:
-            return 1.0
-        return 1 / float(self.return_moments.deviation[0])
+            return scale
+        return scale / float(self.return_moments.deviation[0])
 
     def _advantages(
         self, batch: Batch, rewards: np.ndarray, actor: Actor
     ) -> tuple[np.ndarray, np.ndarray]:
         """V(s_t) and GAE advantages, (E, T) each, of `rewards` (E, T), which are scaled here."""
         columns, horizon = rewards.shape
-        seen = [_pad(x, self._padded) for x in (batch.observations, batch.memory)]
-        flat = [x.reshape(columns * self._padded, x.shape[2]) for x in seen]
-        values = self.critic.values(*flat).reshape(columns, self._padded)[:, :horizon]
+        padded = self._padded(batch)
+        seen = [resized(x, padded) for x in (batch.observations, batch.memory)]
+        flat = [x.reshape(columns * padded, x.shape[2]) for x in seen]
+        values = self.critic.values(*flat).reshape(columns, padded)[:, :horizon]
         next_values = np.zeros_like(values)
         next_values[:, :-1] = values[:, 1:]
         if batch.cuts:
@@ -297,13 +309,14 @@ class Trainer:
         """Step on the own columns; `mask` (C, T) is that of all."""
         starts = np.zeros(advantages.shape, np.float32)
         starts[:, 1:] = batch.ended[:, :-1]
+        padded = self._padded(batch)
         prepared = PolicyBatch(
-            _pad(batch.observations, self._padded),
-            _pad(starts, self._padded),
+            resized(batch.observations, padded),
+            resized(starts, padded),
             batch.states,
-            _pad(batch.actions, self._padded),
-            _pad(advantages.astype(np.float32), self._padded),
-            _pad(batch.mask.astype(np.float32), self._padded),
+            resized(batch.actions, padded),
+            resized(advantages.astype(np.float32), padded),
+            resized(batch.mask.astype(np.float32), padded),
             mask,
         )
         self.theta, step = self._update.step(self.theta, prepared, self.comm, stage)
@@ -325,16 +338,17 @@ class Trainer:
         mask: np.ndarray,
         stepsize: float,
     ) -> None:
+        padded = self._padded(batch)
         self.critic.fit(
-            _pad(batch.observations, self._padded),
-            _pad(batch.memory, self._padded),
-            _pad(targets.astype(np.float32), self._padded),
+            resized(batch.observations, padded),
+            resized(batch.memory, padded),
+            resized(targets.astype(np.float32), padded),
             mask,
             stepsize,
             self.config.vf_iters,
             self._rows,
             self.comm,
-            _pad(values.astype(np.float32), self._padded),
+            resized(values.astype(np.float32), padded),
         )
 
     def _merge_moments(self, counts: np.ndarray, gathered: list[np.ndarray]) -> None:
@@ -374,6 +388,7 @@ class Trainer:
             return_moments=returns and copy.copy(returns),
             adam=self.critic.adam.tree(),
             atari=self._atari,
+            time_feature=self._time_feature,
         )
 
     def state(self) -> dict[str, Any]:
@@ -391,9 +406,10 @@ class Trainer:
 
     def column_states(self) -> list[dict[str, Any]]:
         """What each own column carries, environments included, as plain data."""
-        own = range(len(self.comm.columns))
         return [
-            self._sampler.column_state(i) | {"discounted": float(self._discounted[i])} for i in own
+            self._sampler.column_state(i)
+            | {"discounted": float(self._discounted[i]), "fitted": self.critic.kept(i, column)}
+            for i, column in enumerate(self.comm.columns)
         ]
 
     def resume(
@@ -427,6 +443,7 @@ class Trainer:
         if not columns:
             self._sampler = self._new_sampler(RESTART, self.counters.iteration)
             return len(self.comm.columns)
+        self.critic.keep([column.get("fitted") for column in columns], self.comm.columns)
         begun = 0
         for i, column in enumerate(self.comm.columns):
             key = (RESTART, self.counters.iteration, column)
@@ -454,12 +471,3 @@ class _Clock:
 
 def _generator(seed: int, *key: int) -> np.random.Generator:
     return np.random.default_rng(stream(seed, *key))
-
-
-def _pad(array: np.ndarray, steps: int) -> np.ndarray:
-    """(E, T, ...) with zeros behind to (E, steps, ...)."""
-    if array.shape[1] == steps:
-        return array
-    padded = np.zeros((len(array), steps, *array.shape[2:]), array.dtype)
-    padded[:, : array.shape[1]] = array
-    return padded

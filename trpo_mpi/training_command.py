@@ -17,7 +17,7 @@ from trpo_mpi import display, memory, tensorflow_setup
 from trpo_mpi.command_line import parse
 from trpo_mpi.config import CONFIGS, Config, batch_grid, largest_grid
 from trpo_mpi.envs.capture import find_fault
-from trpo_mpi.envs.make import check_env, make_env, quiet_gymnasium
+from trpo_mpi.envs.make import check_env, make_env, quiet_gymnasium, time_limit
 from trpo_mpi.envs.spaces import Spaces
 from trpo_mpi.envs.vector import ColumnEnvs
 from trpo_mpi.envs.watchdog import Watchdog
@@ -43,7 +43,7 @@ def main(module: str) -> int:
     kind = CONFIGS[module]
     config = parse(kind, module)
     if config.recipe != "default":
-        config = parse(kind, module, default=config_of(config.recipe, module))
+        config = parse(kind, module, default=config_of(config.recipe, module, config.env))
     config.validate()
     comm = startup.connect()
     found = comm.on_root(lambda: _find(config))
@@ -64,7 +64,8 @@ def main(module: str) -> int:
         start.check_fits(config, spaces, f"--load {config.load}")
     if found is not None:
         found.model.check_fits(config, spaces, f"--resume {found.path}")
-    on_node, largest = comm.node_sum(len(comm.columns)), largest_grid(config, grid)
+    on_node = comm.node_sum(len(comm.columns))
+    largest = largest_grid(config, grid, time_limit(config.env, config.atari))
     comm.everywhere(lambda: memory.check_batch(config, largest, spaces, on_node))
     envs = comm.everywhere(lambda: _make_envs(config, comm, fault is None, watchdog))
     local_rank = comm.local_rank()
@@ -114,11 +115,12 @@ def _find(config: Config) -> Checkpoint | None:
 
 def _try_env(config: Config, watchdog: Watchdog) -> tuple[Spaces, str | None]:
     """Spaces of the environment, and why its state can't be carried over, if so; on rank 0."""
-    spaces = check_env(config.env, config.render, config.atari)
+    spaces = check_env(config.env, config.render, config.atari, config.time_feature)
     quiet_gymnasium()  # it has said, once, what there is to say of this environment
     try:
         return spaces, find_fault(
-            lambda: make_env(config.env, atari=config.atari), lambda: watchdog.watch(0, 0)
+            lambda: make_env(config.env, None, config.atari, config.time_feature),
+            lambda: watchdog.watch(0, 0),
         )
     finally:
         watchdog.idle()
@@ -134,7 +136,7 @@ def _try_policy(config: Config, spaces: Spaces, given: Model | None, source: str
 def _make_envs(config: Config, comm: Communicator, carry: bool, watchdog: Watchdog) -> ColumnEnvs:
     def make(column: int) -> gym.Env[Any, Any]:
         mode = "human" if config.render and column == 0 else None
-        return make_env(config.env, mode, config.atari)
+        return make_env(config.env, mode, config.atari, config.time_feature)
 
     makers = [partial(make, column) for column in comm.columns]
     return ColumnEnvs(makers, comm.columns, carry, watchdog)
@@ -157,7 +159,7 @@ class _Run:
             settings = replace(
                 config,
                 num_envs=trainer.grid.num_envs,
-                timesteps_per_batch=trainer.grid.timesteps,
+                timesteps_per_batch=trainer.grid.timesteps or None,
             )
             self._writer = CheckpointWriter(path, settings)
             self._limit = TimeLimit(config.max_hours)

@@ -6,6 +6,8 @@ share; its gradient is one exact sum over columns, so every rank takes the same 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import tensorflow as tf
 
@@ -31,14 +33,19 @@ class Critic:
         steps: int | None,
         rows: int,
         clip: float | None = None,
+        two_batches: bool = False,
     ) -> None:
         """`columns` own environments, batches of `steps`, minibatches of `rows` time indices.
 
         `steps` is a multiple of 8, or None where it changes.
         With `clip` an error counts as no less than that of a value that has moved by so much
-        (the value clipping of PPO's first implementation).
+        (the value clipping of PPO's first implementation). With `two_batches` it is fitted to the
+        batch before as well, to the targets that this had (Coady's TRPO).
         """
         self._clip = clip
+        self._two_batches = two_batches
+        self._last: tuple[list[np.ndarray], np.ndarray] | None = None
+        steps = None if two_batches else steps
         self.phi = phi
         self.adam = Adam(len(phi))
         self._network = network
@@ -121,6 +128,8 @@ class Critic:
         if self._clip is not None:
             assert before is not None
             arrays.append(before)
+        if self._two_batches:
+            arrays, mask = self._with_last([x[:, : mask.shape[1]] for x in arrays], mask)
         data = parts_of(self._columns, *arrays)
         steps = mask.shape[1]
         own = mask[comm.columns.start : comm.columns.stop]
@@ -132,6 +141,31 @@ class Critic:
                 total = comm.sum_columns("critic gradient", *self._gradients(data, chosen, weight))
                 mean = (total / max(1, mask[:, rows].sum())).astype(np.float32)
                 self.phi = self.adam.update(self.phi, mean, stepsize)
+
+    def _with_last(
+        self, arrays: list[np.ndarray], mask: np.ndarray
+    ) -> tuple[list[np.ndarray], np.ndarray]:
+        """The batch before, if there is one, and this one; this one is kept."""
+        last, self._last = self._last, (arrays, mask)
+        if last is None:
+            return self._last
+        pairs = zip(last[0], arrays, strict=True)
+        joined = [np.concatenate(pair, axis=1) for pair in pairs]
+        return joined, np.concatenate((last[1], mask), axis=1)
+
+    def kept(self, place: int, column: int) -> list[np.ndarray] | None:
+        """What it keeps of the last batch's column, of this place among the own ones."""
+        if self._last is None:
+            return None
+        arrays, mask = self._last
+        return [*(x[place] for x in arrays), mask[column]]
+
+    def keep(self, columns: Sequence[list[np.ndarray] | None], own: range) -> None:
+        """Put back what `kept` gave for all columns, C."""
+        given = [column for column in columns if column is not None]
+        if self._two_batches and len(given) == len(columns):
+            *arrays, _ = zip(*(given[column] for column in own), strict=True)
+            self._last = [np.stack(x) for x in arrays], np.stack([x[-1] for x in given])
 
     def _gradients(
         self, data: list[list[tf.Tensor]], chosen: np.ndarray, weight: np.ndarray

@@ -7,6 +7,7 @@ import warnings
 from typing import Any
 
 import gymnasium as gym
+from gymnasium.wrappers import TimeAwareObservation
 
 from trpo_mpi.config import Atari, AtariConfig, Config
 from trpo_mpi.envs import atari as games
@@ -15,9 +16,14 @@ from trpo_mpi.errors import UsageError
 
 
 def make_env(
-    env_id: str, render_mode: str | None = None, atari: Atari | None = None
+    env_id: str,
+    render_mode: str | None = None,
+    atari: Atari | None = None,
+    time_feature: bool = False,
 ) -> gym.Env[Any, Any]:
     """One environment; with `atari`, a game of ale-py's.
+
+    With `time_feature` observations end with the number of time steps since the episode's start.
 
     Raises `UsageError` for an id that Gymnasium does not know, naming near ones, for a game where
     none is wanted and the reverse, and for an environment whose packages are missing.
@@ -33,7 +39,12 @@ def make_env(
         if atari is not None:
             return games.make_atari(env_id, atari, render_mode)
         # The passive checker looks at the first step alone and costs 3 % of all the others.
-        return gym.make(env_id, disable_env_checker=True, **mode)
+        env = gym.make(env_id, disable_env_checker=True, **mode)
+        return TimeAwareObservation(env) if time_feature else env
+    except ValueError:
+        if not time_feature:
+            raise
+        raise UsageError(f"--time-feature: {env_id} has no time limit") from None
     except gym.error.UnregisteredEnv:
         raise UsageError(f"--env {env_id}: {_unknown(env_id)}") from None
     except (gym.error.Error, ImportError) as error:
@@ -60,12 +71,22 @@ def _near(env_id: str, ids: list[str]) -> str:
     return f"; near matches are {', '.join(known[n] for n in near)}" if near else ""
 
 
-def check_env(env_id: str, render: bool = False, atari: Atari | None = None) -> Spaces:
+def time_limit(env_id: str, atari: Atari | None) -> int | None:
+    """The most time steps that an episode can have, as far as that is known."""
+    if atari is not None:
+        return atari.max_frames // atari.frame_skip
+    spec = gym.registry.get(env_id.rpartition(":")[2])
+    return None if spec is None else spec.max_episode_steps
+
+
+def check_env(
+    env_id: str, render: bool = False, atari: Atari | None = None, time_feature: bool = False
+) -> Spaces:
     """Spaces of an environment that can be trained on; `UsageError` where it can't be."""
     if render and sys.platform.startswith("linux"):
         if not os.environ.get("DISPLAY") and not os.environ.get("WAYLAND_DISPLAY"):
             raise UsageError("--render needs a screen: DISPLAY and WAYLAND_DISPLAY are not set")
-    env = make_env(env_id, atari=atari)
+    env = make_env(env_id, None, atari, time_feature)
     if render and "human" not in env.metadata.get("render_modes", []):
         raise UsageError(f"--render: {env_id} has no window to show")
     spaces = Spaces(env.observation_space, env.action_space)

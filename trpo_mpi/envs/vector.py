@@ -115,16 +115,21 @@ class ColumnEnvs(gym.vector.VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
         return self._observations[place].copy()
 
     def step(
-        self, actions: np.ndarray
+        self, actions: np.ndarray, active: np.ndarray | None = None
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, dict[str, Any]]:
-        """Observations (E, D), rewards, terminated, truncated (E,) and info."""
+        """Observations (E, D), rewards, terminated, truncated (E,) and info.
+
+        With `active` (E,) bool the others stay where they are, with reward 0.
+        """
         n = self.num_envs
-        rewards, terminated, truncated = np.empty(n), np.zeros(n, bool), np.zeros(n, bool)
+        rewards, terminated, truncated = np.zeros(n), np.zeros(n, bool), np.zeros(n, bool)
         final_obs: dict[int, np.ndarray] = {}
         games: dict[int, tuple[float, int] | None] = {}
         observations = self._observations
-        self._steps += 1
+        self._steps += 1 if active is None else active
         for i, env in enumerate(self.envs):
+            if active is not None and not active[i]:
+                continue
             try:
                 self._watchdog.watch(self.columns[i], self._steps[i])
                 observation, rewards[i], done, cut, own = env.step(actions[i])

@@ -11,9 +11,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import gymnasium as gym
 import numpy as np
 
 from trpo_mpi.config import Atari, Config
+from trpo_mpi.envs.make import make_env
 from trpo_mpi.envs.spaces import Spaces, from_tree, to_tree
 from trpo_mpi.errors import UsageError
 from trpo_mpi.normalization import Moments, ObservationNormalizer
@@ -51,6 +53,12 @@ class Model:
     """The critic's Adam: steps, m, v."""
     atari: Atari | None = None
     """What stands between the game and the policy, where it is a game of ale-py's."""
+    time_feature: bool = False
+    """Whether observations end with the time step within the episode."""
+
+    def make_env(self, render_mode: str | None = None) -> gym.Env[Any, Any]:
+        """An environment as it was trained on; raises as `make_env` does."""
+        return make_env(self.env, render_mode, self.atari, self.time_feature)
 
     def actor(self) -> Actor:
         """The policy, to act with on normalised observations."""
@@ -135,6 +143,7 @@ def initial(config: Config, spaces: Spaces) -> Model:
         return_moments=Moments.none(1) if config.normalize_returns else None,
         adam={"steps": 0, "m": np.zeros_like(phi), "v": np.zeros_like(phi)},
         atari=config.atari,
+        time_feature=config.time_feature,
     )
 
 
@@ -162,6 +171,8 @@ def members(model: Model) -> dict[str, bytes]:
         "adam_steps": model.adam["steps"],
         "moment_counts": counts,
     }
+    if model.time_feature:
+        header["time_feature"] = True
     if model.atari is not None:
         header["atari"] = dataclasses.asdict(model.atari)
     spaces = [to_tree(model.spaces.observation), to_tree(model.spaces.action)]
@@ -251,4 +262,5 @@ def _model(header: dict[str, Any], arrays: dict[str, np.ndarray], spaces: Spaces
         return_moments=moments("return"),
         adam=adam,
         atari=_atari(header["atari"]) if "atari" in header else None,
+        time_feature=header.get("time_feature", False),
     )
