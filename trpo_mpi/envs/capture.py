@@ -12,6 +12,7 @@ object of that class, or is plain data.
 """
 
 import collections
+import contextlib
 import enum
 import functools
 import logging
@@ -46,6 +47,9 @@ _CONSTANT = (
 )
 # Windows and the pictures in them.
 _PICTURES = ("pygame", "glfw", "gymnasium.envs.mujoco.mujoco_rendering")
+
+# Python objects whose numbers are only names of what a server in C holds.
+_HANDLES = ("pybullet_utils.bullet_client.BulletClient",)
 
 _GENERATORS = {"PCG64", "PCG64DXSM", "MT19937", "Philox", "SFC64"}
 _PLAIN = (type(None), bool, int, float, str)
@@ -126,7 +130,7 @@ class _Reader:
         for name, (read, _) in _SIMULATORS.items():
             if _is(value, name):
                 return {name: read(value)}
-        if not _python_object(value):
+        if not _python_object(value) or any(_is(value, name) for name in _HANDLES):
             raise UnknownStateError(f"{path} is a {type(value).__module__}.{type(value).__name__}")
         attributes = {k: self.read(v, f"{path}.{k}") for k, v in vars(value).items()}
         return {"object": type(value).__qualname__, "attributes": attributes}
@@ -376,7 +380,8 @@ def find_fault(make: MAKE, about_to_step: Callable[[], None] = lambda: None) -> 
         return f"{type(error).__name__}: {error}"
     finally:
         for env in made:
-            env.close()
+            with contextlib.suppress(Exception):  # a restored one may not own what it would close
+                env.close()
 
 
 def _step(env: gym.Env[Any, Any], action: Any) -> Any:
