@@ -51,6 +51,10 @@ class Model:
     """The critic's Adam: steps, m, v."""
     atari: Atari | None = None
     """What stands between the game and the policy, where it is a game of ale-py's."""
+    iteration: int | None = None
+    """The iteration of its run after which it was so; None where a file does not say."""
+    timesteps: int | None = None
+    """How many time steps its run had then."""
 
     def actor(self) -> Actor:
         """The policy, to act with on normalised observations."""
@@ -161,6 +165,8 @@ def members(model: Model) -> dict[str, bytes]:
         **dataclasses.asdict(model.architecture),
         "adam_steps": model.adam["steps"],
         "moment_counts": counts,
+        "iteration": model.iteration,
+        "timesteps": model.timesteps,
     }
     if model.atari is not None:
         header["atari"] = dataclasses.asdict(model.atari)
@@ -251,4 +257,6 @@ def _model(header: dict[str, Any], arrays: dict[str, np.ndarray], spaces: Spaces
         return_moments=moments("return"),
         adam=adam,
         atari=_atari(header["atari"]) if "atari" in header else None,
+        iteration=header.get("iteration"),
+        timesteps=header.get("timesteps"),
     )
