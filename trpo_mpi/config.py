@@ -245,8 +245,8 @@ class Config:
         for name in ("eval_every", "eval_deterministic"):
             if getattr(self, name) and not self.eval_episodes:
                 raise UsageError(
-                    f"{flag(name)} is {getattr(self, name)}, but --eval-episodes is 0: there is no "
-                    "evaluation"
+                    f"{flag(name)} is {getattr(self, name)}, but --eval-episodes is 0: set both "
+                    "or neither"
                 )
         if self.adapts_kl:
             if self.algo == "ppo":

@@ -196,10 +196,9 @@ class _Run:
                 self._progress.add(row)
                 self._monitor.add(episodes)
                 self._shown.show(row)
-            evaluated = not self._due(trainer.counters.iteration, reason is not None) or (
-                wish != Wish.STOP and self._evaluate()
-            )
-            if not evaluated or (reason is None and wish == Wish.STOP):
+            due = self._due(trainer.counters.iteration, reason is not None)
+            left_open = due and (wish == Wish.STOP or not self._evaluate())
+            if left_open or (reason is None and wish == Wish.STOP):
                 reason, code = self._why(), STOPPED
             if reason is not None or wish == Wish.CHECKPOINT:
                 whole = self._checkpoint()
