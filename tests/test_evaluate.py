@@ -1,6 +1,9 @@
 """`evaluate`: the same episodes on any number of ranks, and returns worked out by hand."""
 
 import csv
+import json
+import shutil
+import statistics
 import sys
 from pathlib import Path
 from typing import Any
@@ -14,7 +17,8 @@ from toy_policies import mlp_critic, mlp_policy
 from trpo_mpi.envs.make import check_env
 from trpo_mpi.envs.spaces import Spaces
 from trpo_mpi.errors import EnvironmentFault, UsageError
-from trpo_mpi.evaluate import Evaluation, evaluate, main, table
+from trpo_mpi.evaluate import Evaluation, Table, main
+from trpo_mpi.evaluation import Behaviour, Summary, play_episodes
 from trpo_mpi.normalization import Moments, ObservationNormalizer
 from trpo_mpi.parallel.communicator import Communicator
 from trpo_mpi.policies.policy import Architecture
@@ -74,11 +78,16 @@ def hopper(tmp_path: Path) -> Path:
     return path
 
 
+def play(env: SumOfActions, deterministic: bool = False) -> np.ndarray:
+    model = linear_model(env)
+    act = Behaviour(model.actor(), model.normalizer, deterministic)
+    return play_episodes(env, act, Communicator(None), 5, 3)
+
+
 @pytest.mark.parametrize("deterministic", [False, True])
 def test_returns_are_those_worked_out_from_the_streams(deterministic: bool) -> None:
     env = SumOfActions()
-    settings = Evaluation("", episodes=5, deterministic=deterministic, seed=3)
-    results = evaluate(settings, linear_model(env), env, Communicator(None))
+    results = play(env, deterministic)
     for number, (total, length) in enumerate(results):
         start, noise = stream(3, EPISODE, number).spawn(2)
         first, _ = env.reset(seed=int(start.generate_state(1)[0]))
@@ -94,19 +103,55 @@ def test_an_observation_that_is_not_finite_ends_it() -> None:
     env = SumOfActions()
     env.fault_at = 1
     with pytest.raises(EnvironmentFault, match="step 3 of evaluation episode 0"):
-        evaluate(Evaluation(""), linear_model(env), env, Communicator(None))
+        play(env)
 
 
-def test_table_by_hand() -> None:
-    text = table(Evaluation("", episodes=2), "Toy-v0", np.array([[1.0, 10], [4.0, 12]]))
-    assert text.splitlines()[0] == "Toy-v0: 2 episodes, stochastic policy, seed 0"
-    assert [line.split() for line in text.splitlines()[2:]] == [
-        ["return", "2.50", "1.50", "1.00", "4.00"],
-        ["length", "11.00", "1.00", "10.00", "12.00"],
-    ]
-    assert table(Evaluation("", episodes=1), "Toy-v0", np.ones((1, 2))).splitlines()[2].split() == [
-        "return", "1.00", "-", "1.00", "1.00",
-    ]  # fmt: skip
+class Lives(SumOfActions):
+    """Episodes are the three lives of a game, which alone knows what it has paid."""
+
+    life = 0
+
+    def reset(self, *, seed: int | None = None, options: Any = None) -> Any:
+        self.life = self.life % 3 + 1
+        return super().reset(seed=seed)
+
+    def step(self, action: Any) -> Any:
+        observation, _, ended, *_ = super().step(action)
+        return observation, 0.5, ended, False, {"game": (100.0, 12) if self.life == 3 else None}
+
+
+def test_of_an_environment_with_lives_whole_games_count() -> None:
+    env = Lives()
+    assert play(env).tolist() == [[100.0, 12.0]] * 5
+    assert env.life == 3
+
+
+def test_summary_by_hand() -> None:
+    """The deviation of 1, 2, 6, 11 is the root of 62 / 3, and of their mean half of that."""
+    results = np.array([[6.0, 10], [1.0, 12], [11.0, 11], [2.0, 14]])
+    summary = Summary.of(results)
+    assert summary == Summary(4, 5.0, pytest.approx((62 / 3) ** 0.5 / 2), 4.0, 1.0, 11.0, 11.75)
+    assert Summary.of(results[:1]) == Summary(1, 6.0, None, 6.0, 6.0, 6.0, 10.0)
+
+
+def test_table_of_one_run_and_of_several() -> None:
+    summary = Summary(2, 2.5, 1.5, 2.0, 1.0, 4.0, 11.0)
+    one = Table(Evaluation(("runs/a",), episodes=2), ["Toy-v0"])
+    about, head = one.head.splitlines()
+    assert about == "Toy-v0: 2 episodes, stochastic policy, seed 0"
+    assert "environment" not in head  # it stands above
+    cells = ["runs/a", "2.50", "1.50", "2.00", "1.00", "4.00", "11.00"]
+    row = one.row("runs/a", "Toy-v0", summary)
+    assert row.split() == cells
+    assert len(row) == len(head)
+    runs = ("runs/a", "runs/with-a-long-name")
+    several = Table(Evaluation(runs, "best", 2, True, 5), ["Toy-v0", "AnotherToy-v0"])
+    about, head = several.head.splitlines()
+    assert about == "2 episodes each, deterministic policy, seed 5, --which best"
+    lines = [several.row(run, "Toy-v0", summary) for run in runs]
+    assert [line.split()[:3] for line in lines] == [[run, "Toy-v0", "2.50"] for run in runs]
+    assert {len(line) for line in [head, *lines]} == {len(head)}
+    assert one.row("runs/a", "", Summary(1, 2.5, None, 2.5, 2.5, 2.5, 3.0)).split()[2] == "-"
 
 
 @pytest.mark.parametrize("episodes", [7, 2])
@@ -119,13 +164,57 @@ def test_same_bytes_on_any_number_of_ranks(
     for job in jobs:
         result = job()
         assert result.returncode == 0, result.stderr
-        seen.add((hopper.with_name("evaluation.csv").read_bytes(), result.stdout))
+        files = [hopper.with_name(f"evaluation.{ending}") for ending in ("csv", "json")]
+        seen.add((*(file.read_bytes() for file in files), result.stdout))
     assert len(seen) == 1
-    content, _ = seen.pop()
+    content, record, out = seen.pop()
     rows = list(csv.DictReader(content.decode().splitlines()))
     assert [row["episode"] for row in rows] == [str(k) for k in range(episodes)]
     assert len({row["return"] for row in rows}) == episodes
     assert {row["mode"] for row in rows} == {"stochastic"}
+    returns = [float(row["return"]) for row in rows]
+    summary = json.loads(record)
+    assert summary == {
+        "env": "Hopper-v5",
+        "iteration": None,  # the file does not know
+        "timesteps": None,
+        "mode": "stochastic",
+        "seed": 0,
+        "episodes": episodes,
+        "return_mean": pytest.approx(statistics.mean(returns)),
+        "return_std_error": pytest.approx(statistics.stdev(returns) / episodes**0.5),
+        "return_median": pytest.approx(statistics.median(returns)),
+        "return_min": min(returns),
+        "return_max": max(returns),
+        "length_mean": pytest.approx(statistics.mean(int(row["length"]) for row in rows)),
+    }
+    assert f"{summary['return_mean']:.2f}" in out.splitlines()[2]
+
+
+def test_several_models_have_a_row_and_files_each(hopper: Path, python: Run) -> None:
+    """Also where two lie in one directory; and what is not a run's latest keeps its name."""
+    other = hopper.with_name("other.zip")
+    shutil.copy(hopper, other)
+    folder = hopper.parent / "run" / "checkpoints"
+    folder.mkdir(parents=True)
+    model = model_file.load(str(hopper))
+    model.theta, model.iteration, model.timesteps = model.theta + 0.1, 7, 14336
+    model_file.save(folder / "best.zip", model)
+    result = python("-m", "trpo_mpi.evaluate", hopper, other, "--episodes", 3)
+    assert result.returncode == 0, result.stderr
+    rows = [line.split() for line in result.stdout.splitlines()[2:4]]
+    assert [row[0] for row in rows] == [str(hopper), str(other)]
+    assert rows[0][1:] == rows[1][1:]
+    contents = [
+        hopper.with_name(f"{name}.csv").read_text() for name in ("evaluation", "evaluation-other")
+    ]
+    assert contents[0] == contents[1]
+    result = python("-m", "trpo_mpi.evaluate", "run", "--which", "best", "--episodes", 3)
+    assert result.returncode == 0, result.stderr
+    best = hopper.parent / "run" / "evaluation-best.csv"
+    assert best.read_text() not in contents
+    record = json.loads(best.with_suffix(".json").read_text())
+    assert (record["iteration"], record["timesteps"]) == (7, 14336)
 
 
 def test_episodes_do_not_depend_on_how_many_there_are(hopper: Path, python: Run) -> None:
@@ -149,7 +238,7 @@ def test_tensorflow_is_not_imported(hopper: Path, python: Run) -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ([], "DIR"),
+        ([], "name one run directory or more"),
         (["nowhere"], "there is no nowhere"),
         (["."], "there is no model.zip"),
         (["model.zip", "--episodes", "0"], "--episodes is 0"),
@@ -161,6 +250,29 @@ def test_wrong_usage_is_one_line(mpirun: Run, arguments: list[str], message: str
     assert result.returncode == 2
     assert message in result.stderr
     assert len(result.stderr.splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    ("last", "message"),
+    [
+        ("nowhere", "DIR nowhere: there is no nowhere"),
+        ("damaged.zip", "DIR damaged.zip is not a whole model file"),
+        (".", "DIR . and model.zip would both write .*evaluation.csv"),
+    ],
+)
+def test_one_of_several_that_is_no_good_is_refused_before_any_episode(
+    hopper: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    last: str,
+    message: str,
+) -> None:
+    hopper.with_name("damaged.zip").write_bytes(b"no archive")
+    monkeypatch.chdir(hopper.parent)
+    monkeypatch.setattr(sys, "argv", ["evaluate", "model.zip", last])
+    with pytest.raises(UsageError, match=message):
+        main()
+    assert capsys.readouterr().out == ""
 
 
 @pytest.mark.parametrize(
@@ -182,9 +294,14 @@ def test_model_and_environment_must_fit(
 
 
 def test_unwritable_result_is_one_line_after_the_table(hopper: Path, python: Run) -> None:
+    """And keeps no other from being written."""
+    other = hopper.with_name("other.zip")
+    shutil.copy(hopper, other)
     hopper.with_name("evaluation.csv").mkdir()
-    result = python("-m", "trpo_mpi.evaluate", hopper, "--episodes", 1)
+    result = python("-m", "trpo_mpi.evaluate", hopper, other, "--episodes", 1)
     assert result.returncode == 2
-    assert "return" in result.stdout
+    assert len(result.stdout.splitlines()) == 4
     assert "evaluation.csv can't be written" in result.stderr.splitlines()[-1]
+    written = sorted(path.name for path in hopper.parent.glob("evaluation*.*") if path.is_file())
+    assert written == ["evaluation-other.csv", "evaluation-other.json", "evaluation.json"]
     assert not list(hopper.parent.glob(".*.tmp"))

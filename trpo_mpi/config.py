@@ -195,6 +195,14 @@ class Config:
     """Wall-clock limit of this start: in time before it, write a checkpoint and exit with code
     75. Slurm's own end of the job counts as well. [default: no limit]"""
 
+    eval_episodes: Natural = 0
+    """Episodes that evaluate the policy when the run ends, over all ranks and on environments of
+    their own (0: none)."""
+    eval_every: Count | None = None
+    """Iterations between two such evaluations before the end. [default: none before it]"""
+    eval_deterministic: bool = False
+    """Evaluate the most probable actions, not random ones as in training."""
+
     outdir: str | None = None
     """Run directory. [default: runs/ENV-RECIPE-sSEED, with -2, -3 where that exists]"""
     resume: str = "never"
@@ -259,6 +267,12 @@ class Config:
                         f"{flag(name)} {getattr(self, name)} and --episodes-per-batch "
                         f"{self.episodes_per_batch}: one of them can say what a batch is"
                     )
+        for name in ("eval_every", "eval_deterministic"):
+            if getattr(self, name) and not self.eval_episodes:
+                raise UsageError(
+                    f"{flag(name)} is {getattr(self, name)}, but --eval-episodes is 0: set both "
+                    "or neither"
+                )
         if self.adapts_kl:
             if self.algo == "ppo":
                 raise UsageError(f"--adapt {self.adapt}: --algo ppo has no trust region to adapt")
@@ -338,9 +352,15 @@ CONFIGS = {config.command: config for config in (Config, AtariConfig)}
 
 NOT_THE_RESULT = frozenset(
     "outdir resume allow_changes checkpoint_every env_timeout drift_check_every render gpu check "
-    "num_timesteps max_iterations max_episodes stop_return max_hours".split()
+    "num_timesteps max_iterations max_episodes stop_return max_hours "
+    "eval_episodes eval_every eval_deterministic".split()
 )
 """Settings that do not change what is learnt, or only when it ends."""
+
+OF_ONE_START = NOT_THE_RESULT - set(
+    "num_timesteps eval_episodes eval_every eval_deterministic".split()
+)
+"""Those of them that a run which goes on does not take over."""
 
 
 def check_ranges(settings: Any) -> None:

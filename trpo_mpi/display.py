@@ -10,6 +10,7 @@ from tqdm import tqdm
 
 from trpo_mpi import __version__
 from trpo_mpi.config import Config, Grid
+from trpo_mpi.evaluation import Summary
 from trpo_mpi.parallel import startup
 from trpo_mpi.run_directory.checkpoint import Checkpoint
 
@@ -77,6 +78,16 @@ def resume_notes(
         yield f"note: schedules ran over the first {first:,} time steps and hold their last values"
 
 
+def evaluation_line(timesteps: int, summary: Summary, mode: str) -> str:
+    """What an evaluation during training has shown."""
+    error = "" if summary.return_std_error is None else f" +- {summary.return_std_error:.1f}"
+    episodes = f"{summary.episodes} episode{'s' if summary.episodes > 1 else ''}"
+    return (
+        f"evaluation at {timesteps} time steps: return {summary.return_mean:.1f}{error} "
+        f"({episodes}, {mode})"
+    )
+
+
 class Display:
     """A progress bar on a terminal, a line an iteration in a log."""
 
@@ -117,6 +128,13 @@ class Display:
             f"{row['steps_per_second']:8.0f}  {left // 3600}:{left // 60 % 60:02d}:{left % 60:02d}",
             flush=True,
         )
+
+    def note(self, line: str) -> None:
+        """A line of its own, between those of iterations."""
+        if self._bar is not None:
+            self._bar.write(line, file=sys.stdout)
+        else:
+            print(line, flush=True)
 
     def close(self) -> None:
         """Leave the terminal to others."""

@@ -1,18 +1,22 @@
-"""Play episodes with a trained policy and say what they return.
+"""Play episodes with trained policies and say what they return.
 
 python -m trpo_mpi.evaluate runs/Hopper-v4-default-s0                   100 episodes, as trained
-mpirun -np 4 python -m trpo_mpi.evaluate model.zip --deterministic     most probable actions
+python -m trpo_mpi.evaluate runs/*                                      a row a run
+mpirun -np 4 python -m trpo_mpi.evaluate model.zip --deterministic      most probable actions
 
 Episode k draws its start and its noise from streams of its own, so it is the same on any number
 of ranks; ranks share the episodes out.
 """
 
 import csv
+import dataclasses
+import functools
 import io
-import math
+import json
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 from tyro.conf import Positional, arg
 
@@ -21,35 +25,35 @@ from trpo_mpi.parallel import startup
 if __name__ == "__main__":
     startup.prepare()  # before NumPy is imported
 
-import gymnasium as gym
 import numpy as np
 
 from trpo_mpi import tensorflow_setup
 from trpo_mpi.command_line import parse
 from trpo_mpi.config import Count, Natural, check_ranges
 from trpo_mpi.envs.make import check_env, quiet_gymnasium
-from trpo_mpi.envs.spaces import flattener
-from trpo_mpi.errors import EnvironmentFault, UsageError
+from trpo_mpi.envs.spaces import Spaces
+from trpo_mpi.errors import UsageError
+from trpo_mpi.evaluation import Behaviour, Summary, mode_of, play_episodes
 from trpo_mpi.parallel.communicator import Communicator
 from trpo_mpi.run_directory import model_file
 from trpo_mpi.run_directory.archive import whole_file
 from trpo_mpi.run_directory.model_file import Model
-from trpo_mpi.state import EPISODE, stream
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Play episodes with a trained policy. Under mpirun or srun the ranks share them out.
+    """Play episodes with trained policies. Under mpirun or srun the ranks share them out.
 
-    Prints the mean return, and writes evaluation.csv beside the model: a row an episode.
+    Prints a row for each, and writes into its directory evaluation.csv, a row an episode, and
+    evaluation.json, the summary; of a model that is not a run's latest, evaluation-NAME.
     """
 
-    run: Annotated[Positional[str], arg(metavar="DIR")]
-    """A run directory, a model.zip or a checkpoint."""
+    runs: Annotated[Positional[tuple[str, ...]], arg(metavar="DIR [DIR ...]")]
+    """Run directories, or files: a model.zip or a checkpoint."""
     which: str = "latest"
     """Of a run directory: latest, best, or the iteration of a checkpoint."""
     episodes: Count = 100
-    """Episodes to play, over all ranks."""
+    """Episodes to play with each, over all ranks."""
     deterministic: bool = False
     """Take the most probable action at each step, not a random one as in training."""
     seed: Natural = 0
@@ -57,43 +61,76 @@ class Evaluation:
     network: str | None = None
     """The network of your own that it was trained with, as module:function. [default: none]"""
 
-    @property
-    def mode(self) -> str:
-        """How actions are chosen, in a word."""
-        return "deterministic" if self.deterministic else "stochastic"
-
 
 def main() -> int:
     """Evaluate as the command line says; gives the exit code."""
     settings = parse(Evaluation, "evaluate")
     check_ranges(settings)
     comm = startup.connect()
-    model = comm.on_root(lambda: _load(settings.run, settings.which, settings.network))
-    quiet_gymnasium()  # rank 0 has just said, once, what there is to say of this environment
-    if model.architecture.needs_tensorflow:
+    models = comm.on_root(lambda: _load_all(settings))
+    quiet_gymnasium()  # rank 0 has just said, once, what there is to say of these environments
+    if any(model.architecture.needs_tensorflow for model in models):
         tensorflow_setup.set_up("-1", 0)
-    if model.architecture.network is not None:
-        comm.on_root(lambda: model.check_network(f"DIR {settings.run}"))
-    env = comm.everywhere(model.make_env)
-    results = evaluate(settings, model, env, comm)
+    comm.on_root(lambda: _check_networks(settings, models))
+    table = Table(settings, [model.env for model in models])
     if comm.is_root:
-        print(table(settings, model.env, results), flush=True)
-    path = comm.on_root(lambda: _write(settings, results))
-    if comm.is_root:
-        print(f"episodes are in {path}", flush=True)
+        print(table.head, flush=True)
+    refusals = []
+    for run, model in zip(settings.runs, models, strict=True):
+        results = evaluate(settings, model, comm)
+        if comm.is_root:
+            print(table.row(run, model.env, Summary.of(results)), flush=True)
+            refusals += _write(settings, run, model, results)
+    comm.on_root(lambda: _close(settings, refusals))
     return 0
 
 
-def _load(run: str, which: str, network: str | None) -> Model:
-    """The model, if its environment can be made and is still what it was trained on."""
-    model = model_file.load(run, "DIR", which)
+def evaluate(settings: Evaluation, model: Model, comm: Communicator) -> np.ndarray:
+    """Play the episodes of one model, on all ranks: (episodes, 2) returns and lengths."""
+    env = comm.everywhere(model.make_env)
+    act = Behaviour(model.actor(), model.normalizer, settings.deterministic)
+    results = play_episodes(env, act, comm, settings.episodes, settings.seed)
+    env.close()
+    return results
+
+
+def output(run: str, which: str) -> Path:
+    """Where the evaluation of a model is written, without the ending.
+
+    In a run directory, or beside a file: `evaluation` for the latest model, and with the model's
+    name behind it for any other.
+    """
+    path = Path(run)
+    folder, name = (path, which) if path.is_dir() else (path.parent, path.stem)
+    return folder / ("evaluation" if name in ("latest", "model") else f"evaluation-{name}")
+
+
+def _load_all(settings: Evaluation) -> list[Model]:
+    """The models, if all can be played and have files of their own; on rank 0."""
+    if not settings.runs:
+        raise UsageError("name one run directory or more")
+    spaces_of = functools.cache(check_env)
+    seen: dict[Path, str] = {}
+    models = []
+    for run in settings.runs:
+        models.append(_load(run, settings, spaces_of))
+        path = output(run, settings.which).resolve()
+        if path in seen:
+            raise UsageError(f"DIR {run} and {seen[path]} would both write {path}.csv: name one")
+        seen[path] = run
+    return models
+
+
+def _load(run: str, settings: Evaluation, spaces_of: Callable[..., Spaces]) -> Model:
+    """A model, if its environment can be made and is still what it was trained on."""
+    model = model_file.load(run, "DIR", settings.which)
     own = model.architecture.network
-    if own is not None and network is None:
+    if own is not None and settings.network is None:
         raise UsageError(f"DIR {run} has a network of its own: name it, --network {own}")
     if own is not None:
-        model.architecture = replace(model.architecture, network=network)
+        model.architecture = replace(model.architecture, network=settings.network)
     try:
-        spaces = check_env(model.env, False, model.atari, model.time_feature)
+        spaces = spaces_of(model.env, False, model.atari, model.time_feature)
     except UsageError as error:
         reason = str(error).removeprefix("--env ")
         raise UsageError(f"DIR {run} needs an environment: {reason}") from None
@@ -106,112 +143,84 @@ def _load(run: str, which: str, network: str | None) -> Model:
     return model
 
 
-def evaluate(
-    settings: Evaluation, model: Model, env: gym.Env[Any, Any], comm: Communicator
-) -> np.ndarray:
-    """Play this rank's share of the episodes and gather all: (episodes, 2) returns and lengths."""
-    shares = np.array_split(np.arange(settings.episodes), comm.size)
-    act = Behaviour(settings, model)
-    own = [play_episode(env, act, settings.seed, int(number)) for number in shares[comm.rank]]
-    rows = np.array(own, np.float64).reshape(-1, 2)
-    return comm.gather_rows(rows, np.array([len(share) for share in shares]))
+def _check_networks(settings: Evaluation, models: list[Model]) -> None:
+    """Hold networks of the user's own against their models; they need TensorFlow, set up."""
+    for run, model in zip(settings.runs, models, strict=True):
+        if model.architecture.network is not None:
+            model.check_network(f"DIR {run}")
 
 
-class Behaviour:
-    """A trained policy that plays one episode after another."""
+class Table:
+    """A row a run, each printed as soon as it is known.
 
-    def __init__(self, settings: Evaluation, model: Model) -> None:
-        self._deterministic = settings.deterministic
-        self._actor, self._normalizer = model.actor(), model.normalizer
-        self.begin()
-
-    def begin(self) -> None:
-        """Forget the last episode."""
-        self._state = self._actor.begin(1)
-
-    def __call__(self, observation: np.ndarray, noise: np.random.Generator) -> np.ndarray:
-        """From a flat observation, and the episode's stream, to an action for the environment."""
-        rows, distribution = self._normalizer(observation[None]), self._actor.distribution
-        if self._deterministic:
-            actions, self._state = self._actor.mode(rows, self._state)
-        else:
-            drawn = distribution.draw_noise(noise, 1)
-            actions, self._state = self._actor.sample(rows, drawn, self._state)
-        action: np.ndarray = distribution.to_environment(actions)[0]
-        return action
-
-
-def play_episode(
-    env: gym.Env[Any, Any], act: Behaviour, seed: int, number: int
-) -> tuple[float, int]:
-    """Undiscounted raw return, and length in time steps, of episode `number`.
-
-    It ends where the environment says so, by a time limit or truly, and where episodes are only
-    lives, with the game. Raises `EnvironmentFault` where an observation or reward is not finite.
+    Args:
+        settings: those of the evaluation.
+        env_ids: the environment of each run; a column only where there are several.
     """
-    start, noise = stream(seed, EPISODE, number).spawn(2)
-    generator = np.random.default_rng(noise)
-    first, _ = env.reset(seed=int(start.generate_state(1)[0]))
-    act.begin()
-    total, length, ended = 0.0, 0, False
-    flatten = flattener(env.observation_space)
-    flat = _finite(flatten(first), total, number, length)
-    while not ended:
-        observation, reward, terminated, truncated, info = env.step(act(flat, generator))
-        total += float(reward)
-        length += 1
-        flat = _finite(flatten(observation), total, number, length)
-        ended = terminated or truncated
-        game = info.get("game", (total, length))
-        if ended and game is None:
-            flat = _finite(flatten(env.reset()[0]), total, number, length)
-            ended = False
-            act.begin()
-    return game
+
+    def __init__(self, settings: Evaluation, env_ids: Sequence[str]) -> None:
+        several = len(set(env_ids)) > 1
+        self._run = max(len(run) for run in ("run", *settings.runs))
+        self._env = max(len(env_id) for env_id in ("environment", *env_ids)) if several else 0
+        n = settings.episodes
+        episodes = f"{n} episode{'s' if n > 1 else ''}{' each' if len(env_ids) > 1 else ''}"
+        about = "" if several else f"{env_ids[0]}: "
+        about += f"{episodes}, {mode_of(settings.deterministic)} policy, seed {settings.seed}"
+        about += "" if settings.which == "latest" else f", --which {settings.which}"
+        names = ("return", "std error", "median", "min", "max", "length")
+        self.head = about + "\n" + self._line("run", "environment", names)
+        """What stands above the rows."""
+
+    def row(self, run: str, env_id: str, summary: Summary) -> str:
+        """Mean return and its standard error, median and extremes; mean length."""
+        values = dataclasses.astuple(summary)[1:]
+        numbers = ["-" if x is None else f"{x:.2f}" for x in values]
+        return self._line(run, env_id, numbers)
+
+    def _line(self, run: str, env_id: str, cells: Sequence[str]) -> str:
+        names = f"{run:{self._run}}" + (f"  {env_id:{self._env}}" if self._env else "")
+        return names + "".join(f" {cell:>10}" for cell in cells)
 
 
-def _finite(observation: np.ndarray, total: float, number: int, step: int) -> np.ndarray:
-    """The flat observation in float64; `EnvironmentFault` if it or the return is not finite."""
-    flat: np.ndarray = observation.astype(np.float64)
-    # A sum is finite only if all its terms are, and costs a third of testing each.
-    if not math.isfinite(flat.sum() + total):
-        raise EnvironmentFault(
-            f"an observation or reward is not finite at step {step} of evaluation episode "
-            f"{number}: observation {flat}, return {total}"
-        )
-    return flat
-
-
-def table(settings: Evaluation, env_id: str, results: np.ndarray) -> str:
-    """Mean, standard error and extremes of (episodes, 2) returns and lengths, as text."""
-    lines = [
-        f"{env_id}: {settings.episodes} episode{'s' if settings.episodes > 1 else ''}, "
-        f"{settings.mode} policy, seed {settings.seed}",
-        f"{'':8}{'mean':>12}{'std error':>12}{'min':>12}{'max':>12}",
-    ]
-    for name, values in zip(("return", "length"), results.T, strict=True):
-        error = f"{values.std(ddof=1) / math.sqrt(len(values)):.2f}" if len(values) > 1 else "-"
-        lines.append(
-            f"{name:8}{values.mean():12.2f}{error:>12}{values.min():12.2f}{values.max():12.2f}"
-        )
-    return "\n".join(lines)
-
-
-def _write(settings: Evaluation, results: np.ndarray) -> Path:
-    """Write evaluation.csv beside the model, whole or not at all; gives its path."""
-    run = Path(settings.run)
-    path = (run if run.is_dir() else run.parent) / "evaluation.csv"
+def _write(settings: Evaluation, run: str, model: Model, results: np.ndarray) -> list[str]:
+    """Write both files, each whole or not at all; gives what could not be, and why."""
+    mode, place = mode_of(settings.deterministic), output(run, settings.which)
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(("episode", "return", "length", "mode"))
     for number, (total, length) in enumerate(results.tolist()):
-        writer.writerow((number, repr(total), int(length), settings.mode))
-    try:
-        with whole_file(path) as file:
-            file.write(text.getvalue().encode())
-    except OSError as error:
-        raise UsageError(f"{path} can't be written: {error.strerror}") from None
-    return path
+        writer.writerow((number, repr(total), int(length), mode))
+    record = {
+        "env": model.env,
+        "iteration": model.iteration,
+        "timesteps": model.timesteps,
+        "mode": mode,
+        "seed": settings.seed,
+        **dataclasses.asdict(Summary.of(results)),
+    }
+    refusals = []
+    for ending, content in (
+        ("csv", text.getvalue()),
+        ("json", json.dumps(record, indent=2) + "\n"),
+    ):
+        path = place.with_name(f"{place.name}.{ending}")
+        try:
+            with whole_file(path) as file:
+                file.write(content.encode())
+        except OSError as error:
+            refusals.append(f"{path} can't be written: {error.strerror}")
+    return refusals
+
+
+def _close(settings: Evaluation, refusals: list[str]) -> None:
+    """Say where the files are; or which there are not, when all has been played; on rank 0."""
+    if refusals:
+        raise UsageError("; ".join(refusals))
+    places = [output(run, settings.which) for run in settings.runs]
+    if len(places) == 1:
+        print(f"episodes are in {places[0]}.csv, their summary in {places[0]}.json", flush=True)
+    else:
+        print("episodes and summaries are in evaluation.csv and .json beside each", flush=True)
 
 
 if __name__ == "__main__":

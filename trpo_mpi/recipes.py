@@ -130,9 +130,11 @@ RECIPES = {
             "vf_iters": 5,
             "vf_batch": 60,
             "vf_stepsize": 1e-3,
+            "eval_episodes": 100,
         },
         "20 environments of 250 steps stand for one of 5000; the critic's minibatches are of 64 "
-        "steps there, which 20 do not divide; time limits were ends there",
+        "steps there, which 20 do not divide; time limits were ends there; it is "
+        "evaluated every 100000 steps there, as with --eval-every 20",
     ),
     "parallel-trpo": Recipe(
         "kvfrans' parallel-trpo; --adapt kl adds its rule",

@@ -374,6 +374,10 @@ class Trainer:
         for i, adam in enumerate(self._optimisers()):
             adam.m, adam.v = moments[2 * i : 2 * i + 2]
 
+    def actor(self) -> Actor:
+        """The policy as it is now, to play single episodes with: that of `model().actor()`."""
+        return self.policy.actor(self.theta, self._blocks, alone=True)
+
     def model(self) -> Model:
         """The policy as it is now, with its normaliser."""
         # Arrays are replaced and never written to, but moments take new ones in.
@@ -389,6 +393,8 @@ class Trainer:
             adam=self.critic.adam.tree(),
             atari=self._atari,
             time_feature=self._time_feature,
+            iteration=self.counters.iteration,
+            timesteps=self.counters.timesteps,
         )
 
     def state(self) -> dict[str, Any]:

@@ -1,5 +1,6 @@
 """What every training command does: set up the ranks, run the loop, keep the run directory."""
 
+import dataclasses
 import os
 import signal
 import sys
@@ -22,6 +23,7 @@ from trpo_mpi.envs.spaces import Spaces
 from trpo_mpi.envs.vector import ColumnEnvs
 from trpo_mpi.envs.watchdog import Watchdog
 from trpo_mpi.errors import UsageError
+from trpo_mpi.evaluation import Evaluator, mode_of
 from trpo_mpi.parallel import startup
 from trpo_mpi.parallel.communicator import Communicator
 from trpo_mpi.policies.policy import Architecture
@@ -29,7 +31,7 @@ from trpo_mpi.recipes import config_of
 from trpo_mpi.run_directory import archive, checkpoint, directory, model_file
 from trpo_mpi.run_directory.checkpoint import Checkpoint, CheckpointWriter
 from trpo_mpi.run_directory.model_file import Model
-from trpo_mpi.run_directory.progress import MonitorFile, ProgressFile
+from trpo_mpi.run_directory.progress import EvaluationsFile, GrowingFile, MonitorFile, ProgressFile
 from trpo_mpi.state import Wish
 from trpo_mpi.stopping import STOPPED, StopRequest, TimeLimit
 
@@ -68,6 +70,10 @@ def main(module: str) -> int:
     largest = largest_grid(config, grid, time_limit(config.env, config.atari))
     comm.everywhere(lambda: memory.check_batch(config, largest, spaces, on_node))
     envs = comm.everywhere(lambda: _make_envs(config, comm, fault is None, watchdog))
+    evaluator = None
+    if config.eval_episodes:
+        env = comm.everywhere(lambda: _make_env(config))
+        evaluator = Evaluator(env, comm, config, watchdog)
     local_rank = comm.local_rank()
     gpus = comm.everywhere(lambda: tensorflow_setup.set_up(config.gpu, local_rank))
     given, source = start, f"--load {config.load}"
@@ -94,7 +100,7 @@ def main(module: str) -> int:
     if comm.is_root:
         directory.write_config(path, config, machine, resumes)
         print(f"writing to {path}", flush=True)
-    return _Run(trainer, path, comm, asked).train()
+    return _Run(trainer, path, comm, asked, evaluator).train()
 
 
 def _find(config: Config) -> Checkpoint | None:
@@ -118,10 +124,7 @@ def _try_env(config: Config, watchdog: Watchdog) -> tuple[Spaces, str | None]:
     spaces = check_env(config.env, config.render, config.atari, config.time_feature)
     quiet_gymnasium()  # it has said, once, what there is to say of this environment
     try:
-        return spaces, find_fault(
-            lambda: make_env(config.env, None, config.atari, config.time_feature),
-            lambda: watchdog.watch(0, 0),
-        )
+        return spaces, find_fault(lambda: _make_env(config), lambda: watchdog.watch(0, 0))
     finally:
         watchdog.idle()
 
@@ -133,10 +136,14 @@ def _try_policy(config: Config, spaces: Spaces, given: Model | None, source: str
         given.check_network(source)
 
 
+def _make_env(config: Config, mode: str | None = None) -> gym.Env[Any, Any]:
+    return make_env(config.env, mode, config.atari, config.time_feature)
+
+
 def _make_envs(config: Config, comm: Communicator, carry: bool, watchdog: Watchdog) -> ColumnEnvs:
     def make(column: int) -> gym.Env[Any, Any]:
         mode = "human" if config.render and column == 0 else None
-        return make_env(config.env, mode, config.atari, config.time_feature)
+        return _make_env(config, mode)
 
     makers = [partial(make, column) for column in comm.columns]
     return ColumnEnvs(makers, comm.columns, carry, watchdog)
@@ -146,15 +153,25 @@ class _Run:
     """The loop around the trainer: what is written and shown, and when it ends."""
 
     def __init__(
-        self, trainer: "Trainer", path: Path, comm: Communicator, asked: StopRequest
+        self,
+        trainer: "Trainer",
+        path: Path,
+        comm: Communicator,
+        asked: StopRequest,
+        evaluator: Evaluator | None,
     ) -> None:
         self._trainer, self._path, self._comm, self._asked = trainer, path, comm, asked
+        self._evaluator = evaluator
         asked.heed_ctrl_c()
         config, counters = trainer.config, trainer.counters
         if comm.is_root:
             kept = (counters.iteration, counters.episodes) if counters.iteration else (None, None)
             self._progress = ProgressFile(path, kept[0])
             self._monitor = MonitorFile(path, config.env, kept[1])
+            self._files: list[GrowingFile] = [self._progress, self._monitor]
+            if evaluator is not None or (path / EvaluationsFile.NAME).exists():
+                self._evaluations = EvaluationsFile(path, kept[0])
+                self._files.append(self._evaluations)
             self._shown = display.Display(config.num_timesteps, counters.timesteps)
             settings = replace(
                 config,
@@ -172,16 +189,20 @@ class _Run:
         if reason is not None and self._comm.is_root:
             print("the run is finished; a larger --num-timesteps would go on", flush=True)
         code = 0
+        if self._lacks_evaluation(reason is not None) and not self._evaluate():
+            reason, code = self._why(), STOPPED
         while reason is None:
             row, episodes, wish = trainer.iterate(self._wish)
             reason = trainer.finished()
-            if reason is None and wish == Wish.STOP:
-                reason, code = self._why(), STOPPED
             if self._comm.is_root:
                 self._seconds = row["timesteps_per_batch"] / row["steps_per_second"]
                 self._progress.add(row)
                 self._monitor.add(episodes)
                 self._shown.show(row)
+            due = self._due(trainer.counters.iteration, reason is not None)
+            left_open = due and (wish == Wish.STOP or not self._evaluate())
+            if left_open or (reason is None and wish == Wish.STOP):
+                reason, code = self._why(), STOPPED
             if reason is not None or wish == Wish.CHECKPOINT:
                 whole = self._checkpoint()
         if self._comm.is_root:
@@ -194,11 +215,42 @@ class _Run:
         if self._asked.signal:
             return Wish.STOP
         if self._comm.is_root:
-            if self._limit.near(self._seconds, self._writer.cost):
+            number, seconds = self._trainer.counters.iteration + 1, self._seconds
+            if self._evaluator is not None and self._due(number, False):
+                seconds += self._evaluator.seconds
+            if self._limit.near(seconds, self._writer.cost):
                 return Wish.STOP
-            if self._writer.due(self._trainer.counters.iteration + 1):
+            if self._writer.due(number):
                 return Wish.CHECKPOINT
         return Wish.NOTHING
+
+    def _due(self, iteration: int, finished: bool) -> bool:
+        return self._evaluator is not None and self._evaluator.due(iteration, finished)
+
+    def _lacks_evaluation(self, finished: bool) -> bool:
+        """Whether an earlier start has left the evaluation of the last iteration to this one."""
+        number = self._trainer.counters.iteration
+        if not number or not self._due(number, finished):
+            return False
+        return self._comm.on_root(lambda: self._evaluations.latest < number)
+
+    def _evaluate(self) -> bool:
+        """Evaluate the policy as it is; False where the run was asked to stop meanwhile.
+
+        A stop does not wait for it: the next start does it again, with the same episodes.
+        """
+        trainer, evaluator = self._trainer, self._evaluator
+        assert evaluator is not None
+        asked = self._asked
+        summary = evaluator.evaluate(
+            trainer.actor(), trainer.normalizer, lambda: bool(asked.signal)
+        )
+        if summary is not None and self._comm.is_root:
+            mode, counters = mode_of(trainer.config.eval_deterministic), trainer.counters
+            reached = {"iteration": counters.iteration, "timesteps": counters.timesteps}
+            self._evaluations.add({**reached, "mode": mode, **dataclasses.asdict(summary)})
+            self._shown.note(display.evaluation_line(counters.timesteps, summary, mode))
+        return summary is not None
 
     def _why(self) -> str:
         """Why it stops before its end; said by rank 0, which need not be the one that was asked."""
@@ -213,8 +265,8 @@ class _Run:
         if not comm.is_root:
             return True
         try:
-            self._progress.sync()
-            self._monitor.sync()
+            for file in self._files:
+                file.sync()
             self._writer.write(trainer.model(), trainer.best, trainer.state(), columns, began)
         except OSError as error:
             self._writer.postpone()

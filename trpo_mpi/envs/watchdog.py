@@ -19,14 +19,15 @@ class Watchdog:
 
     def __init__(self, seconds: float | None = None) -> None:
         self._limit = seconds
-        self._column = self._step = 0
+        self._env: int | str = 0
+        self._step = 0
         self._since: float | None = None
         if seconds is not None:
             threading.Thread(target=self._look, args=(seconds,), daemon=True).start()
 
-    def watch(self, column: int, step: int) -> None:
-        """A call into the environment of a column begins."""
-        self._column, self._step = column, step
+    def watch(self, env: int | str, step: int) -> None:
+        """A call into an environment begins: that of a column, or of what the name says."""
+        self._env, self._step = env, step
         self._since = time.monotonic()
 
     def idle(self) -> None:
@@ -54,7 +55,7 @@ class Watchdog:
     def _end(self, limit: float) -> None:
         _, size, rank = startup.launched()
         print(
-            f"rank {rank} of {size}: environment {self._column} has not answered for {limit:g} s, "
+            f"rank {rank} of {size}: environment {self._env} has not answered for {limit:g} s, "
             f"in step {self._step} of its episode (--env-timeout); it hangs here:",
             file=sys.stderr,
             flush=True,

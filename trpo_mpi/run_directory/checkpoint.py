@@ -24,7 +24,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from trpo_mpi.config import CONFIGS, NOT_THE_RESULT, Config, flag
+from trpo_mpi.config import CONFIGS, NOT_THE_RESULT, OF_ONE_START, Config, flag
 from trpo_mpi.errors import UsageError
 from trpo_mpi.run_directory import archive, model_file
 from trpo_mpi.run_directory.model_file import CHECKPOINTS, Model
@@ -60,8 +60,7 @@ class Checkpoint:
         Nor does a file name what code is to run: a network of one's own must be named again.
         """
         kind = type(self.settings)
-        carried = {f.name for f in dataclasses.fields(kind)} - NOT_THE_RESULT | {"num_timesteps"}
-        carried -= {"network"}
+        carried = {f.name for f in dataclasses.fields(kind)} - OF_ONE_START - {"network"}
         return kind(**{name: getattr(self.settings, name) for name in carried})
 
     def check(self, config: Config) -> None:

@@ -55,6 +55,10 @@ class Model:
     """What stands between the game and the policy, where it is a game of ale-py's."""
     time_feature: bool = False
     """Whether observations end with the time step within the episode."""
+    iteration: int | None = None
+    """The iteration of its run after which it was so; None where a file does not say."""
+    timesteps: int | None = None
+    """How many time steps its run had then."""
 
     def make_env(self, render_mode: str | None = None) -> gym.Env[Any, Any]:
         """An environment as it was trained on; raises as `make_env` does."""
@@ -170,6 +174,8 @@ def members(model: Model) -> dict[str, bytes]:
         **dataclasses.asdict(model.architecture),
         "adam_steps": model.adam["steps"],
         "moment_counts": counts,
+        "iteration": model.iteration,
+        "timesteps": model.timesteps,
     }
     if model.time_feature:
         header["time_feature"] = True
@@ -263,4 +269,6 @@ def _model(header: dict[str, Any], arrays: dict[str, np.ndarray], spaces: Spaces
         adam=adam,
         atari=_atari(header["atari"]) if "atari" in header else None,
         time_feature=header.get("time_feature", False),
+        iteration=header.get("iteration"),
+        timesteps=header.get("timesteps"),
     )

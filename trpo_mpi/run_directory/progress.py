@@ -1,4 +1,4 @@
-"""progress.csv: a row an iteration; and monitor.csv: a row a finished episode."""
+"""progress.csv: a row an iteration; evaluations.csv: an evaluation; monitor.csv: an episode."""
 
 import json
 import math
@@ -37,6 +37,18 @@ COLUMNS = (
 )
 """The columns that a clock or the memory decides end in seconds, per_second or mb; all others
 are the same, to the last digit, on any number of ranks."""
+
+EVALUATION_COLUMNS = (
+    "iteration",
+    "timesteps",
+    "mode",
+    "episodes",
+    "return_mean",
+    "return_std_error",
+    "return_median",
+    "length_mean",
+)
+"""Those of evaluations.csv, all of them exact."""
 
 
 class GrowingFile:
@@ -123,7 +135,45 @@ class ProgressFile(GrowingFile):
 
     def add(self, row: Mapping[str, Any]) -> None:
         """Append one row."""
-        self.write(",".join(_text(name, row.get(name)) for name in self._columns) + "\n")
+        self.write(_line(self._columns, row))
+
+
+class EvaluationsFile(GrowingFile):
+    """evaluations.csv: rows at the iterations after which there was an evaluation.
+
+    Args:
+        directory: the run directory.
+        iteration: that from which a run is resumed; rows up to it are kept, whatever settings
+            they were made with. None begins a new file.
+    """
+
+    NAME = "evaluations.csv"
+
+    def __init__(self, directory: Path, iteration: int | None = None) -> None:
+        path = directory / self.NAME
+        kept = [] if iteration is None else _iterations(path, iteration)
+        self.latest = kept[-1] if kept else 0
+        """The iteration of the last row; 0 where there is none."""
+        resumes = iteration is not None and path.exists()
+        super().__init__(path, ",".join(EVALUATION_COLUMNS) + "\n", len(kept) if resumes else None)
+
+    def add(self, row: Mapping[str, Any]) -> None:
+        """Append one row."""
+        self.write(_line(EVALUATION_COLUMNS, row))
+
+
+def _iterations(path: Path, last: int) -> list[int]:
+    """First column of the whole rows of a file, if it is there, as far as iteration `last`."""
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines(keepends=True)[1:]
+    except OSError:
+        return []
+    numbers = [int(line.partition(",")[0]) for line in lines if line.endswith("\n")]
+    return [number for number in numbers if number <= last]
+
+
+def _line(columns: Iterable[str], row: Mapping[str, Any]) -> str:
+    return ",".join(_text(name, row.get(name)) for name in columns) + "\n"
 
 
 def _columns_of(path: Path) -> tuple[str, ...]:

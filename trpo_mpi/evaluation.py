@@ -1,0 +1,211 @@
+"""Plays episodes with a policy that does not learn from them, and sums up what they return.
+
+Episode k of a seed draws its start and its noise from streams of its own, which training never
+draws from: it is the same on any rank, at any time, and whatever else is played.
+"""
+
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+
+from trpo_mpi.config import Config
+from trpo_mpi.envs.spaces import flattener
+from trpo_mpi.envs.watchdog import Watchdog
+from trpo_mpi.errors import EnvironmentFault
+from trpo_mpi.normalization import ObservationNormalizer
+from trpo_mpi.parallel.communicator import Communicator
+from trpo_mpi.policies.policy import Actor
+from trpo_mpi.state import EPISODE, stream
+
+
+def mode_of(deterministic: bool) -> str:
+    """How actions are chosen, in a word."""
+    return "deterministic" if deterministic else "stochastic"
+
+
+@dataclass(frozen=True)
+class Summary:
+    """Returns of episodes, undiscounted and raw, and their lengths in time steps."""
+
+    episodes: int
+    return_mean: float
+    return_std_error: float | None
+    """Of the mean; None for a single episode."""
+    return_median: float
+    return_min: float
+    return_max: float
+    length_mean: float
+
+    @classmethod
+    def of(cls, results: np.ndarray) -> "Summary":
+        """That of (episodes, 2) returns and lengths."""
+        returns, lengths = results.T
+        n = len(returns)
+        return cls(
+            episodes=n,
+            return_mean=float(returns.mean()),
+            return_std_error=float(returns.std(ddof=1)) / math.sqrt(n) if n > 1 else None,
+            return_median=float(np.median(returns)),
+            return_min=float(returns.min()),
+            return_max=float(returns.max()),
+            length_mean=float(lengths.mean()),
+        )
+
+
+class Behaviour:
+    """A policy with its normaliser, both as they are, that plays one episode after another."""
+
+    def __init__(
+        self, actor: Actor, normalizer: ObservationNormalizer, deterministic: bool
+    ) -> None:
+        self._actor, self._normalizer = actor, normalizer
+        self._deterministic = deterministic
+        self.begin()
+
+    def begin(self) -> None:
+        """Forget the last episode."""
+        self._state = self._actor.begin(1)
+
+    def __call__(self, observation: np.ndarray, noise: np.random.Generator) -> np.ndarray:
+        """From a flat observation, and the episode's stream, to an action for the environment."""
+        rows, distribution = self._normalizer(observation[None]), self._actor.distribution
+        if self._deterministic:
+            actions, self._state = self._actor.mode(rows, self._state)
+        else:
+            drawn = distribution.draw_noise(noise, 1)
+            actions, self._state = self._actor.sample(rows, drawn, self._state)
+        action: np.ndarray = distribution.to_environment(actions)[0]
+        return action
+
+
+def play_episodes(
+    env: gym.Env[Any, Any],
+    act: Behaviour,
+    comm: Communicator,
+    episodes: int,
+    seed: int,
+    watchdog: Watchdog | None = None,
+    asked: Callable[[], bool] = lambda: False,
+) -> np.ndarray:
+    """Play this rank's share of the episodes and gather all: (episodes, 2) returns and lengths.
+
+    Args:
+        env: this rank's own.
+        act: the policy.
+        comm: the ranks, all of which call this.
+        episodes: their number over all ranks.
+        seed: that of the episodes.
+        watchdog: told of each call into the environment.
+        asked: whether this rank is asked to stop; what it leaves for that reason is NaN.
+    """
+    shares = np.array_split(np.arange(episodes), comm.size)
+    rows = np.full((len(shares[comm.rank]), 2), np.nan)
+    for row, number in zip(rows, shares[comm.rank], strict=True):
+        played = play_episode(env, act, seed, int(number), watchdog or Watchdog(), asked)
+        if played is None:
+            break
+        row[:] = played
+    return comm.gather_rows(rows, np.array([len(share) for share in shares]))
+
+
+def play_episode(
+    env: gym.Env[Any, Any],
+    act: Behaviour,
+    seed: int,
+    number: int,
+    watchdog: Watchdog,
+    asked: Callable[[], bool],
+) -> tuple[float, int] | None:
+    """Undiscounted raw return, and length in time steps, of episode `number`.
+
+    It ends where the environment says so, by a time limit or truly, and where episodes are only
+    lives, with the game. None if this rank was asked to stop before that. Raises `EnvironmentFault`
+    where an observation or reward is not finite.
+    """
+    name = f"evaluation episode {number}"
+    start, noise = stream(seed, EPISODE, number).spawn(2)
+    generator = np.random.default_rng(noise)
+    flatten = flattener(env.observation_space)
+    total, length = 0.0, 0
+    game: tuple[float, int] | None = None
+    try:
+        watchdog.watch(name, length)
+        first, _ = env.reset(seed=int(start.generate_state(1)[0]))
+        act.begin()
+        flat = _finite(flatten(first), total, name, length)
+        while game is None and not asked():
+            length += 1
+            watchdog.watch(name, length)
+            observation, reward, terminated, truncated, info = env.step(act(flat, generator))
+            total += float(reward)
+            flat = _finite(flatten(observation), total, name, length)
+            if terminated or truncated:
+                game = info.get("game", (total, length))
+                if game is None:
+                    flat = _finite(flatten(env.reset()[0]), total, name, length)
+                    act.begin()
+    except EnvironmentFault:
+        raise
+    except Exception as error:
+        # Python 3.10 has no notes: there it stands above the traceback.
+        getattr(error, "add_note", print)(f"in {name} at step {length}")
+        raise
+    watchdog.idle()
+    return game
+
+
+def _finite(observation: np.ndarray, total: float, name: str, step: int) -> np.ndarray:
+    """The flat observation in float64; `EnvironmentFault` if it or the return is not finite."""
+    flat: np.ndarray = observation.astype(np.float64)
+    # A sum is finite only if all its terms are, and costs a third of testing each.
+    if not math.isfinite(flat.sum() + total):
+        raise EnvironmentFault(
+            f"an observation or reward is not finite at step {step} of {name}: "
+            f"observation {flat}, return {total}"
+        )
+    return flat
+
+
+class Evaluator:
+    """Evaluates the policy of a run now and then, on an environment that is not trained on.
+
+    Every time with the same episodes, those of the run's seed. Training has never drawn from their
+    streams, so each mean is a fair estimate, and where two differ it is by the policies alone and
+    not by luckier starts. Nor does it matter when the others took place, or whether they did, and
+    `evaluate --seed` plays the same episodes with a model of the same iteration.
+
+    Args:
+        env: this rank's own.
+        comm: the ranks.
+        config: settings of the run, with `eval_episodes` above 0.
+        watchdog: told of each call into the environment.
+    """
+
+    def __init__(
+        self, env: gym.Env[Any, Any], comm: Communicator, config: Config, watchdog: Watchdog
+    ) -> None:
+        self._env, self._comm, self._config, self._watchdog = env, comm, config, watchdog
+        self.seconds = 0.0
+        """Time that the last one took."""
+
+    def due(self, iteration: int, finished: bool) -> bool:
+        """Whether there should be one after this iteration; `finished` says that none follows."""
+        every = self._config.eval_every
+        return finished or (every is not None and iteration % every == 0)
+
+    def evaluate(
+        self, actor: Actor, normalizer: ObservationNormalizer, asked: Callable[[], bool]
+    ) -> Summary | None:
+        """Evaluate a policy, on all ranks; None where one of them was `asked` to stop before."""
+        config, began = self._config, time.monotonic()
+        act = Behaviour(actor, normalizer, config.eval_deterministic)
+        results = play_episodes(
+            self._env, act, self._comm, config.eval_episodes, config.seed, self._watchdog, asked
+        )
+        self.seconds = time.monotonic() - began
+        return None if np.isnan(results).any() else Summary.of(results)
