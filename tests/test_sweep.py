@@ -66,7 +66,7 @@ def test_settings_of_every_kind() -> None:
     assert first.config.timesteps_per_batch == 5000  # the recipe's
     words = shlex.join(first.arguments)
     assert words.startswith("trpo_mpi.run_mujoco --env slow_envs:SlowCartPole-v0 --seed 0 ")
-    assert "--num-timesteps 2000000 --recipe chainerrl --lam=.9 --net-arch 64 64" in words
+    assert " --recipe chainerrl --lam=.9 --num-timesteps 2000000 --net-arch 64 64 " in words
     assert words.endswith(f"--outdir {first.directory} --resume auto")
 
 
@@ -94,7 +94,7 @@ def test_seeds() -> None:
         ("--envs CartPol-v1", ["CartPol-v1", "CartPole-v1"]),
         ("--envs CartPole-v1 -- --max-kl -1", ["--max-kl is -1.0", "above 0"]),
         ("--envs CartPole-v1 -- --max-kl 0.1 0.2", ["0.2", "--vary"]),
-        ("--envs CartPole-v1 -- --max-lk 0.1", ["--max-lk", "did you mean --max-kl"]),
+        ("--envs CartPole-v1 -- --max-lk 0.1", ["run_mujoco", "--max-lk", "did you mean --max-kl"]),
         ("--envs CartPole-v1 -- --seed=3", ["--seed behind --", "--seeds"]),
         ("--envs CartPole-v1 -- --resume never", ["--resume behind --"]),
         ("--envs CartPole-v1 --vary lam 0.9 -- --lam 0.5", ["--lam behind --", "--vary has it"]),
@@ -178,7 +178,7 @@ def test_the_table_by_hand(tmp_path: Path) -> None:
     ]
 
 
-def call(folder: Path, line: str, timeout: float = 300, **variables: str) -> Result:
+def call(folder: Path, line: str, timeout: float = 1200, **variables: str) -> Result:
     return subprocess.run(
         [*SWEEP, *shlex.split(line)],
         cwd=folder,
@@ -296,7 +296,7 @@ SLOW = (
 
 def wait_for_rows(folder: Path, runs: int) -> None:
     """Until so many runs have done an iteration."""
-    end = time.monotonic() + 240
+    end = time.monotonic() + 600
     while True:
         files = list(folder.glob("runs/*/progress.csv"))
         done = [path for path in files if path.read_text(encoding="utf-8").count("\n") > 1]
@@ -316,12 +316,12 @@ def test_a_signal_stops_all_and_the_same_command_goes_on(tmp_path: Path) -> None
         assert other.stdout == ""
         assert re.fullmatch(r"sweep: error: --outdir runs: a sweep.* at work there\n", other.stderr)
         os.killpg(process.pid, signal.SIGTERM)
-        out, _ = process.communicate(timeout=240)
+        out, _ = process.communicate(timeout=600)
     assert process.returncode == 75
     assert out.count("stopped with a checkpoint") == 2
     assert out.endswith("stopped; the same command goes on\n")
     runs = [tmp_path / f"runs/SlowCartPole-v0-s{seed}" for seed in range(3)]
-    assert [len(list(run.glob("checkpoints/0*.zip"))) for run in runs] == [1, 1, 0]
+    assert [any(run.glob("checkpoints/0*.zip")) for run in runs] == [True, True, False]
     result = call(tmp_path, SLOW)
     assert result.returncode == 0, result.stderr
     assert [starts(run) for run in runs] == [2, 2, 1]
@@ -343,7 +343,7 @@ def at_work(folder: Path) -> list[str]:
 def test_a_second_ctrl_c_ends_all_at_once(tmp_path: Path) -> None:
     line = SLOW.replace("--jobs 2", "--jobs 1")
     with started([*SWEEP, *line.split()], tmp_path, SECONDS_A_STEP="3") as process:
-        end = time.monotonic() + 240
+        end = time.monotonic() + 600
         while not any("writing to" in path.read_text() for path in tmp_path.glob("runs/*.log")):
             assert time.monotonic() < end
             time.sleep(0.1)
@@ -353,8 +353,8 @@ def test_a_second_ctrl_c_ends_all_at_once(tmp_path: Path) -> None:
         assert process.poll() is None
         assert len(at_work(tmp_path)) == 1
         os.killpg(process.pid, signal.SIGINT)
-        assert process.wait(30) == 130
-    end = time.monotonic() + 30
+        assert process.wait(60) == 130
+    end = time.monotonic() + 60
     while at_work(tmp_path):
         assert time.monotonic() < end
         time.sleep(0.1)

@@ -17,8 +17,14 @@ from trpo_mpi.errors import UsageError
 from trpo_mpi.run_directory import checkpoint
 from trpo_mpi.state import Counters
 
-OWN = {"env": "--envs", "seed": "--seeds", "outdir": "--outdir", "resume": "", "check": ""}
-"""Settings that the sweep gives each run, and the flag of the sweep that says them."""
+OWN = {
+    "env": "that is for --envs",
+    "seed": "that is for --seeds",
+    "outdir": "that is for the sweep's own --outdir",
+    "resume": "each run goes on where it was",
+    "check": "no run would be made",
+}
+"""Settings that are not the runs' to have, and why."""
 
 
 @dataclass(frozen=True)
@@ -92,8 +98,7 @@ def variations(given: Sequence[Sequence[str]]) -> dict[str, list[str]]:
         if name in varied:
             raise UsageError(f"--vary {words[0]} is there twice")
         if name in (NOT_THE_RESULT | set(OWN)) - {"num_timesteps"}:
-            reason = f"that is for {OWN[name]}" if OWN.get(name) else "that changes no result"
-            raise UsageError(f"--vary {words[0]}: {reason}")
+            raise UsageError(f"--vary {words[0]}: {OWN.get(name, 'that changes no result')}")
         varied[name] = list(dict.fromkeys(words[1:]))
     return varied
 
@@ -120,10 +125,11 @@ def plan(
     """
     if not envs or not numbers:
         raise UsageError("--envs and --seeds take one value or more")
-    named = {word.partition("=")[0].removeprefix("--").replace("-", "_") for word in common}
-    for name in named & (set(OWN) | set(varied)):
-        instead = f"{OWN.get(name) or 'the sweep'} gives it to each run"
-        raise UsageError(f"{flag(name)} behind --: {'--vary has it' * (name in varied) or instead}")
+    flags = [word.partition("=")[0] for word in common if word.startswith("--")]
+    named = [word[2:].replace("-", "_") for word in flags]
+    for name in named:
+        if name in OWN or name in varied:
+            raise UsageError(f"{flag(name)} behind --: {OWN.get(name, '--vary has it')}")
     quiet_gymnasium()
     runs: list[Run] = []
     for env in dict.fromkeys(envs):
@@ -135,13 +141,14 @@ def plan(
             batch_grid(config, ranks)
             if not any(run.config.env == env and run.config.atari == config.atari for run in runs):
                 check_env(env, atari=config.atari)
-            steps = [] if "num_timesteps" in named | set(varied) else _steps(config)
+            if "num_timesteps" not in [*named, *varied]:  # or it would be that of an earlier start
+                own = ["--num-timesteps", str(config.num_timesteps), *own]
             words = [env.rpartition(":")[2], *map(_word, varied, values)]
             name = re.sub(r"[^-.+\w]", "-", "-".join(words))
             for seed in numbers:
                 place = outdir / f"{name}-s{seed}"
                 whole = dataclasses.replace(config, seed=seed, outdir=str(place))
-                runs.append(Run(whole, values, (*steps, *common, *own)))
+                runs.append(Run(whole, values, (*common, *own)))
     _check_different(runs)
     return sorted(runs, key=lambda run: numbers.index(run.config.seed))
 
@@ -150,10 +157,10 @@ def _settings(module: str, arguments: list[str]) -> Config:
     try:
         return training_settings(module, arguments)
     except UsageError as error:
-        hint = ""
         if str(error).startswith("Unrecognized"):
-            hint = f" of {module}; a setting's several values go to --vary"
-        raise UsageError(f"{error}{hint}") from None
+            reason = f"{module}: {error}; several values of a setting go to --vary"
+            raise UsageError(reason) from None
+        raise
 
 
 def _flags(module: str, name: str, value: str) -> Iterator[str]:
@@ -170,11 +177,6 @@ def _flags(module: str, name: str, value: str) -> Iterator[str]:
         return
     yield flag(name)
     yield from value.split() if typing.get_origin(hints[name]) is tuple else [value]
-
-
-def _steps(config: Config) -> list[str]:
-    """The length of the run, which would else be that of an earlier start."""
-    return ["--num-timesteps", str(config.num_timesteps)]
 
 
 def _word(name: str, value: str) -> str:
