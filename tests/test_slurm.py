@@ -218,3 +218,25 @@ def test_one_element_of_an_array_comes_back_alone(tmp_path: Path) -> None:
     assert "resumed from" in one.text()
     assert "SIGUSR1" not in other.text()
     assert [job.rows() for job in jobs] == [6, 6]
+
+
+def test_a_sweep(tmp_path: Path) -> None:
+    """Its script, without a look at it: an element that is stopped comes back alone."""
+    flags = f"--num-timesteps {2048 * 6} --checkpoint-every 2"
+    sweep = ["-m", "trpo_mpi.sweep", "--envs", ENV, "--seeds", "0-1", "--outdir", "runs"]
+    script = ["--slurm", "array.sh", "--", *flags.split()]
+    call(sys.executable, *sweep, *script, folder=tmp_path)
+    variables = {"SECONDS_A_STEP": "0.001"}
+    array = call("sbatch", "--parsable", "array.sh", folder=tmp_path, variables=variables)
+    names = [tmp_path / f"runs/SlowCartPole-v0-s{i}" for i in (0, 1)]
+    jobs = [Job(f"{array}_{i}", run, run.with_suffix(".log")) for i, run in enumerate(names)]
+    for job in jobs:
+        job.wait_for_rows(2)
+    call("scancel", "--signal=USR1", jobs[0].id)
+    for job in jobs:
+        job.wait()
+    assert [job.show("Restarts") for job in jobs] == ["1", "0"]
+    assert "resumed from" in jobs[0].text()
+    shown = call(sys.executable, *sweep, "--jobs", "0", "--", *flags.split(), folder=tmp_path)
+    assert shown.startswith("2 runs in runs, 2 of them finished")
+    assert (tmp_path / "runs" / "curves.png").exists()

@@ -10,10 +10,10 @@ from typing import TypeVar
 
 import tyro
 
-from trpo_mpi.config import flag
+from trpo_mpi.config import CONFIGS, Config, flag
 from trpo_mpi.errors import UsageError
 from trpo_mpi.parallel import startup
-from trpo_mpi.recipes import listing
+from trpo_mpi.recipes import config_of, listing
 
 Settings = TypeVar("Settings")
 
@@ -48,6 +48,19 @@ def parse(
             raise
         refusal = _one_line(err.getvalue())
         raise UsageError(refusal + _near_flags(refusal, settings)) from None
+
+
+def training_settings(module: str, arguments: list[str] | None = None) -> Config:
+    """Settings of a training command, those of its recipe filled in; `UsageError` if one is wrong.
+
+    The arguments are those of this process unless others are given.
+    """
+    kind = CONFIGS[module]
+    config = parse(kind, module, arguments)
+    if config.recipe != "default":
+        config = parse(kind, module, arguments, config_of(config.recipe, module, config.env))
+    config.validate()
+    return config
 
 
 def _alone(name: str, arguments: list[str]) -> bool:

@@ -7,6 +7,8 @@ from typing import Any
 
 import numpy as np
 
+from trpo_mpi.config import Config
+
 EPISODES_REPORTED = 100
 
 
@@ -47,6 +49,23 @@ class Counters:
     def length_mean(self) -> float:
         """Mean length of the latest 100 episodes, in time steps; NaN before the first."""
         return float(np.mean(self.lengths)) if self.lengths else float("nan")
+
+    def steps_left(self, config: Config, num_envs: int) -> int:
+        """Horizon that ends the run as close to `num_timesteps` as the grid allows."""
+        return round((config.num_timesteps - self.timesteps) / num_envs)
+
+    def limit_reached(self, config: Config, num_envs: int) -> str | None:
+        """Which limit a run with these settings has reached, in words; None if it goes on."""
+        if self.timesteps and self.steps_left(config, num_envs) <= 0:
+            return f"all {config.num_timesteps:,} time steps done"
+        if config.max_iterations and self.iteration >= config.max_iterations:
+            return f"--max-iterations {config.max_iterations} reached"
+        if config.max_episodes and self.episodes >= config.max_episodes:
+            return f"--max-episodes {config.max_episodes} reached"
+        full = len(self.returns) == self.returns.maxlen
+        if config.stop_return is not None and full and self.return_mean >= config.stop_return:
+            return f"--stop-return {config.stop_return:g} reached"
+        return None
 
 
 class Wish(enum.IntEnum):

@@ -4,7 +4,7 @@ import os
 import signal
 import time
 import types
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 from trpo_mpi.parallel import startup
 
@@ -21,11 +21,15 @@ class StopRequest:
     """Notes the first signal that asks this rank to stop.
 
     From the first moment: one that comes before the first iteration is heeded after it.
+
+    Args:
+        end_at_once: what a second Ctrl-C does, given the exit code.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, end_at_once: Callable[[int], object] = os._exit) -> None:
         self.signal = 0
         self._when = 0.0
+        self._end_at_once = end_at_once
         for number in SIGNALS:
             signal.signal(number, self._note)
 
@@ -43,7 +47,7 @@ class StopRequest:
                 # Not by print: a handler may interrupt another print.
                 os.write(2, f"\n{name}: stopping after this iteration{again}\n".encode())
         elif number == signal.SIGINT and now - self._when > ONE_CTRL_C:
-            os._exit(128 + number)
+            self._end_at_once(128 + number)
 
 
 class TimeLimit:

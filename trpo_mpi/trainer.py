@@ -115,22 +115,7 @@ class Trainer:
 
     def finished(self) -> str | None:
         """Which limit the run has reached, in words; None if it goes on."""
-        config, counters = self.config, self.counters
-        if counters.timesteps and self._steps_left() <= 0:
-            return f"all {config.num_timesteps:,} time steps done"
-        if config.max_iterations and counters.iteration >= config.max_iterations:
-            return f"--max-iterations {config.max_iterations} reached"
-        if config.max_episodes and counters.episodes >= config.max_episodes:
-            return f"--max-episodes {config.max_episodes} reached"
-        full = len(counters.returns) == counters.returns.maxlen
-        if config.stop_return is not None and full and counters.return_mean >= config.stop_return:
-            return f"--stop-return {config.stop_return:g} reached"
-        return None
-
-    def _steps_left(self) -> int:
-        """Horizon that ends the run as close to `num_timesteps` as the grid allows."""
-        left = self.config.num_timesteps - self.counters.timesteps
-        return round(left / self.grid.num_envs)
+        return self.counters.limit_reached(self.config, self.grid.num_envs)
 
     def iterate(self, wish: Callable[[], Wish] = lambda: Wish.NOTHING) -> Iteration:
         """Run one iteration.
@@ -210,7 +195,8 @@ class Trainer:
     def _collect(self, actor: Actor) -> Batch:
         """A batch of as many time steps on all ranks."""
         if not self.grid.episodes:
-            horizon = max(1, min(self.adaptation.horizon, self._steps_left()))
+            left = self.counters.steps_left(self.config, self.grid.num_envs)
+            horizon = max(1, min(self.adaptation.horizon, left))
             return self._sampler.collect(actor, self.normalizer, horizon)
         batch = self._sampler.collect_episodes(actor, self.normalizer, self.grid.episodes)
         lengths = self.comm.gather_rows(

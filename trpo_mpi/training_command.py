@@ -15,7 +15,7 @@ import gymnasium as gym
 import numpy as np
 
 from trpo_mpi import display, memory, tensorflow_setup
-from trpo_mpi.command_line import parse
+from trpo_mpi.command_line import parse, training_settings
 from trpo_mpi.config import CONFIGS, Config, batch_grid, largest_grid
 from trpo_mpi.envs.capture import find_fault
 from trpo_mpi.envs.make import check_env, make_env, quiet_gymnasium, time_limit
@@ -27,7 +27,6 @@ from trpo_mpi.evaluation import Evaluator, mode_of
 from trpo_mpi.parallel import startup
 from trpo_mpi.parallel.communicator import Communicator
 from trpo_mpi.policies.policy import Architecture
-from trpo_mpi.recipes import config_of
 from trpo_mpi.run_directory import archive, checkpoint, directory, model_file
 from trpo_mpi.run_directory.checkpoint import Checkpoint, CheckpointWriter
 from trpo_mpi.run_directory.model_file import Model
@@ -42,15 +41,11 @@ if TYPE_CHECKING:
 def main(module: str) -> int:
     """Train as the command line of `python -m trpo_mpi.<module>` says; gives the exit code."""
     asked = StopRequest()
-    kind = CONFIGS[module]
-    config = parse(kind, module)
-    if config.recipe != "default":
-        config = parse(kind, module, default=config_of(config.recipe, module, config.env))
-    config.validate()
+    config = training_settings(module)
     comm = startup.connect()
     found = comm.on_root(lambda: _find(config))
     if found is not None:
-        config = parse(kind, module, default=found.defaults())
+        config = parse(CONFIGS[module], module, default=found.defaults())
         config.validate()
         found.check(config)
     grid = batch_grid(config, comm.size)

@@ -2,11 +2,11 @@
 
     python run/benchmark/scores.py --runs DIR --results run/benchmark/results/mujoco --jobs 2
 
-Trains every environment with every seed (one rank a run, `--jobs` runs at a time) and plays 100
-episodes in both modes. Of each run --results keeps a directory with its scores, its settings and
-every tenth row of its progress.csv; a run that has one is not made again, one that was cut off goes
-on; with `--seeds 0` none is made. Of all that is kept come `scores.md` (means with 95 % bootstrap
-intervals over seeds) and the learning curves.
+Trains every environment, seed by seed (by `sweep`, one rank a run, `--jobs` runs at a time), and
+plays 100 episodes in both modes. Of each run --results keeps a directory with its scores, its
+settings and every tenth row of its progress.csv; a run that has one is not made again, one that was
+cut off goes on; with `--seeds 0` none is made. Of all that is kept come `scores.md` (means with
+95 % bootstrap intervals over seeds) and the learning curves.
 """
 
 import argparse
@@ -15,6 +15,7 @@ import json
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -32,11 +33,11 @@ BASELINES = {  # training return, OpenAI Baselines trpo_mpi, 1M steps (its bench
 MODES = ("training", "stochastic", "deterministic")
 
 
-def run(module: str, *arguments: str, log: Path) -> None:
-    """One command of this package; its output is appended to `log`."""
-    with open(log, "a") as file:
-        command = [sys.executable, "-m", f"trpo_mpi.{module}", *arguments]
-        subprocess.run(command, stdout=file, stderr=subprocess.STDOUT, check=True)
+def run(module: str, *arguments: str, log: Path | None = None) -> None:
+    """One command of this package; its output is appended to `log`, if there is one."""
+    command = [sys.executable, "-m", f"trpo_mpi.{module}", *arguments]
+    with open(log, "a") if log else nullcontext() as file:
+        subprocess.run(command, stdout=file, stderr=file and subprocess.STDOUT, check=True)
 
 
 def column(path: Path, name: str) -> list[float]:
@@ -46,30 +47,24 @@ def column(path: Path, name: str) -> list[float]:
         return [float(row[name] or "nan") for row in rows]
 
 
-def one(env: str, seed: int, runs: Path, results: Path, steps: int) -> dict[str, Any]:
-    """Train and evaluate one run, or read what an earlier call left; its scores."""
-    kept = results / f"{env}-s{seed}"
-    if not (kept / "scores.json").exists():
-        place, log = runs / kept.name, runs / f"{kept.name}.log"
-        arguments = ["--env", env, "--seed", str(seed), "--num-timesteps", str(steps)]
-        run("run_mujoco", *arguments, "--outdir", str(place), "--resume", "auto", log=log)
-        scores: dict[str, Any] = {"env": env, "seed": seed}
-        scores["training"] = np.mean(column(place / "monitor.csv", "r")[-100:])
-        for mode in MODES[1:]:
-            flags = ["--deterministic"] if mode == "deterministic" else []
-            run("evaluate", str(place), "--episodes", "100", *flags, log=log)
-            scores[mode] = np.mean(column(place / "evaluation.csv", "return"))
-        scores["seconds"] = column(place / "progress.csv", "seconds")[-1]
-        kept.mkdir(exist_ok=True)
-        config = json.loads((place / "config.json").read_text())
-        config = {name: config[name] for name in ("settings", "recipe", "git_commit", "cpu")}
-        config["settings"] |= {"outdir": None}
-        (kept / "config.json").write_text(json.dumps(config, indent=1) + "\n")
-        lines = (place / "progress.csv").read_text().splitlines(keepends=True)
-        (kept / "progress.csv").write_text("".join([lines[0], *lines[1:-1:10], lines[-1]]))
-        (kept / "scores.json").write_text(json.dumps(scores) + "\n")
-    result: dict[str, Any] = json.loads((kept / "scores.json").read_text())
-    return result
+def keep(place: Path, kept: Path) -> None:
+    """Evaluate a run, and keep of it what is to be kept."""
+    config = json.loads((place / "config.json").read_text())
+    scores: dict[str, Any] = {name: config["settings"][name] for name in ("env", "seed")}
+    scores["training"] = np.mean(column(place / "monitor.csv", "r")[-100:])
+    for mode in MODES[1:]:
+        flags = ["--deterministic"] if mode == "deterministic" else []
+        log = place.with_name(f"{place.name}.log")
+        run("evaluate", str(place), "--episodes", "100", *flags, log=log)
+        scores[mode] = np.mean(column(place / "evaluation.csv", "return"))
+    scores["seconds"] = column(place / "progress.csv", "seconds")[-1]
+    kept.mkdir(exist_ok=True)
+    config = {name: config[name] for name in ("settings", "recipe", "git_commit", "cpu")}
+    config["settings"] |= {"outdir": None}
+    (kept / "config.json").write_text(json.dumps(config, indent=1) + "\n")
+    lines = (place / "progress.csv").read_text().splitlines(keepends=True)
+    (kept / "progress.csv").write_text("".join([lines[0], *lines[1:-1:10], lines[-1]]))
+    (kept / "scores.json").write_text(json.dumps(scores) + "\n")
 
 
 def interval(values: list[float]) -> str:
@@ -95,12 +90,18 @@ def main() -> None:
     options = parser.parse_args()
     options.results.mkdir(parents=True, exist_ok=True)
     options.runs.mkdir(parents=True, exist_ok=True)
-    jobs = [(env, seed) for seed in range(options.seeds) for env in options.envs]
-    with ThreadPoolExecutor(options.jobs) as pool:
-        where = (options.runs, options.results, options.steps)
-        list(pool.map(lambda job: one(*job, *where), jobs))
-    kept = sorted(options.results.glob("*/scores.json"))
-    rows = [json.loads(path.read_text()) for path in kept]
+    where = ["--jobs", str(options.jobs), "--outdir", str(options.runs)]
+    for seed in range(options.seeds):
+        kept = {env: options.results / f"{env}-s{seed}" for env in options.envs}
+        missing = [env for env in kept if not (kept[env] / "scores.json").exists()]
+        if missing:
+            steps = ["--num-timesteps", str(options.steps)]
+            run("sweep", "--envs", *missing, "--seeds", str(seed), *where, "--", *steps)
+            places = [kept[env] for env in missing]
+            with ThreadPoolExecutor(options.jobs) as pool:
+                list(pool.map(keep, [options.runs / place.name for place in places], places))
+    done = sorted(options.results.glob("*/scores.json"))
+    rows = [json.loads(path.read_text()) for path in done]
     table = (
         "| environment | seeds | training | stochastic | deterministic | Baselines, training |\n"
     )
@@ -113,7 +114,7 @@ def main() -> None:
     (options.results / "scores.md").write_text(table)
     print(table)
     output = ["--output", str(options.results / "curves.png")]
-    run("plot", *(str(path.parent) for path in kept), *output, log=options.runs / "plot.log")
+    run("plot", *(str(path.parent) for path in done), *output, log=options.runs / "plot.log")
 
 
 if __name__ == "__main__":

@@ -38,16 +38,14 @@ SHARE = 0.01
 
 
 @dataclass
-class Checkpoint:
-    """A checkpoint in memory; see `Trainer.resume`."""
+class Standing:
+    """How far a run is."""
 
     path: Path
+    """The checkpoint that says so."""
     settings: Config
     """Those of the run, its grid filled in."""
-    model: Model
-    best: Model | None
     state: dict[str, Any]
-    columns: list[Any]
 
     @property
     def iteration(self) -> int:
@@ -74,6 +72,15 @@ class Checkpoint:
                 raise UsageError(f"{what}; a run keeps its environments")
             if not config.allow_changes:
                 raise UsageError(f"{what}; leave it at that, or say --allow-changes")
+
+
+@dataclass
+class Checkpoint(Standing):
+    """A checkpoint in memory; see `Trainer.resume`."""
+
+    model: Model
+    best: Model | None
+    columns: list[Any]
 
 
 class CheckpointWriter:
@@ -184,25 +191,42 @@ def newest(run: Path) -> Checkpoint | None:
     return None
 
 
+def standing(run: Path) -> Standing | None:
+    """How far a run is by its newest whole checkpoint, if it has one; changes nothing there."""
+    for path in numbered(run):
+        try:
+            with zipfile.ZipFile(path) as file:
+                return Standing(path, _settings(file)[0], archive.unpack(file.read("state")))
+        except (archive.NewerFormatError, *archive.DAMAGE):
+            continue
+    return None
+
+
 def read(path: Path) -> Checkpoint:
     """One checkpoint.
 
     Raises `archive.NewerFormatError`, or one of `archive.DAMAGE` where it is not whole.
     """
     with zipfile.ZipFile(path) as file:
-        header = json.loads(file.read("settings.json"))
-        archive.check_format(header["format"], FORMAT)
-        kind = CONFIGS[header.get("command", Config.command)]  # the first ones did not say
-        known = {field.name for field in dataclasses.fields(kind)}
-        given = {name: x for name, x in header["settings"].items() if name in known}
-        given = {name: tuple(x) if isinstance(x, list) else x for name, x in given.items()}
-        settings = kind(**given)
-        settings.validate()
+        settings, header = _settings(file)
         return Checkpoint(
             path,
             settings,
+            archive.unpack(file.read("state")),
             model_file.read(file),
             model_file.read(file, "best/") if header["best"] else None,
-            archive.unpack(file.read("state")),
             [archive.unpack(file.read(f"columns/{i}")) for i in range(header["columns"])],
         )
+
+
+def _settings(file: zipfile.ZipFile) -> tuple[Config, dict[str, Any]]:
+    """The run's settings, and all of what stands with them."""
+    header = json.loads(file.read("settings.json"))
+    archive.check_format(header["format"], FORMAT)
+    kind = CONFIGS[header.get("command", Config.command)]  # the first ones did not say
+    known = {field.name for field in dataclasses.fields(kind)}
+    given = {name: x for name, x in header["settings"].items() if name in known}
+    given = {name: tuple(x) if isinstance(x, list) else x for name, x in given.items()}
+    settings = kind(**given)
+    settings.validate()
+    return settings, header

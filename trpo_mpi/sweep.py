@@ -1,0 +1,123 @@
+"""Train environments x seeds x settings, and tabulate and draw what comes out.
+
+python -m trpo_mpi.sweep --envs Hopper-v4 Walker2d-v4 --seeds 0-4                     ten runs
+python -m trpo_mpi.sweep --envs Ant-v4 --vary max-kl 0.01 0.02 -- --recipe chainerrl  two settings
+python -m trpo_mpi.sweep --envs Ant-v4 --seeds 0-4 --ranks 8 --slurm ant.sh           a Slurm array
+
+What stands behind -- are flags of run_mujoco, or of run_atari for Atari games, for all runs.
+"""
+
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+from tyro.conf import UseAppendAction, arg
+
+from trpo_mpi.parallel import startup
+
+if __name__ == "__main__":
+    startup.prepare()  # before NumPy is imported
+
+from trpo_mpi.command_line import parse
+from trpo_mpi.config import Count, Natural, check_ranges
+from trpo_mpi.errors import UsageError
+from trpo_mpi.stopping import STOPPED
+from trpo_mpi.sweeps import machine, results, slurm
+from trpo_mpi.sweeps.plan import Run, plan, seeds, variations
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """Train environments x seeds x settings: on this machine, or as a Slurm array.
+
+    The same command again leaves out what is finished, goes on with what was stopped, and tries
+    what has failed once more. Flags of the runs, common to all, go behind --.
+    """
+
+    envs: tuple[str, ...]
+    """Environments: ids that Gymnasium can make, Atari games among them."""
+    seeds: tuple[str, ...] = ("0",)
+    """Seeds: numbers, and ranges such as 0-4."""
+    vary: Annotated[
+        UseAppendAction[tuple[tuple[str, ...], ...]], arg(metavar="SETTING VALUE VALUE ...")
+    ] = ()
+    """A setting of the runs with its values: max-kl 0.01 0.02; one that is of several words
+    itself in quotes: net-arch "64 64" "32 32"; yes or no: normalize-returns True False. Said for
+    several settings, all their combinations are run."""
+    ranks: Count = 1
+    """Ranks of each run."""
+    jobs: Natural | None = None
+    """Runs at a time; 0 starts none and shows what there is. [default: as many as this machine
+    has cores for]"""
+    outdir: str = "runs/sweep"
+    """Where the run directories go, their logs, results.csv and curves.png."""
+    slurm: str | None = None
+    """Start nothing, but write this batch script of a Slurm array. [default: none]"""
+
+
+def main() -> int:
+    """Do what the command line says; gives the exit code."""
+    settings, common = _parse(sys.argv[1:])
+    if startup.launched()[1] > 1:
+        raise UsageError("start this without mpirun; --ranks says how many ranks a run has")
+    outdir, varied = Path(settings.outdir), variations(settings.vary)
+    runs = plan(settings.envs, seeds(settings.seeds), varied, common, outdir, settings.ranks)
+    works = settings.slurm is None and settings.jobs != 0
+    held = machine.lock(outdir) if works else -1
+    finished = [run for run in runs if run.finished()]
+    waiting = [run for run in runs if run not in finished]
+    print(f"{len(runs)} runs in {outdir}, {len(finished)} of them finished", flush=True)
+    if settings.slurm is not None and waiting:
+        script = Path(settings.slurm)
+        slurm.write(script, runs, waiting, outdir, settings.ranks, settings.jobs)
+        print(f"to submit the others: sbatch {script}")
+        print("for the table and the plot: this command with --jobs 0 in place of --slurm")
+        return 0
+    failed: list[machine.Job] = []
+    if works:
+        jobs = settings.jobs or max(1, machine.cores() // settings.ranks)
+        queue = machine.Queue(waiting, len(finished), settings.ranks, jobs, held)
+        queue.work()
+        if queue.stopped:
+            print("stopped; the same command goes on")
+            return STOPPED
+        failed, finished = queue.failed, [run for run in runs if run.finished()]
+    _show(runs, finished, list(varied), outdir)
+    for job in failed:
+        print(f"\n{job.run.directory.name} {job.ending()}:\n{job.last_lines()}")
+    return 1 if failed else 0
+
+
+def _parse(arguments: list[str]) -> tuple[Sweep, list[str]]:
+    """The sweep's own settings, and the flags of its runs."""
+    place = arguments.index("--") if "--" in arguments else len(arguments)
+    try:
+        settings = parse(Sweep, "sweep", arguments[:place])
+    except UsageError as error:
+        hint = "; flags of the runs go behind --" if "Unrecognized" in str(error) else ""
+        raise UsageError(f"{error}{hint}") from None
+    check_ranges(settings)
+    return settings, arguments[place + 1 :]
+
+
+def _show(runs: Sequence[Run], finished: Sequence[Run], varied: list[str], outdir: Path) -> None:
+    """The table, on the terminal and as a file, and the learning curves."""
+    rows = results.table(runs, finished, varied)
+    print(results.as_text(rows, varied))
+    csv, curves = outdir / "results.csv", outdir / "curves.png"
+    try:
+        results.write(rows, csv)
+    except OSError as error:
+        raise UsageError(f"{csv} can't be written: {error.strerror}") from None
+    fault = results.draw(finished, curves)
+    print(
+        f"the table is in {csv}" + ("" if fault else f", learning curves in {curves}"), flush=True
+    )
+    if fault:
+        print(f"warning: no {curves}: {fault}", file=sys.stderr, flush=True)
+
+
+if __name__ == "__main__":
+    startup.run(main)

@@ -1,0 +1,1 @@
+"""What `sweep` is made of: which runs there are, where they work, and what came out."""

@@ -1,0 +1,189 @@
+"""Runs of a sweep on this machine: so many at a time, each in processes of its own."""
+
+import contextlib
+import fcntl
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from trpo_mpi.errors import UsageError
+from trpo_mpi.stopping import STOPPED, StopRequest
+from trpo_mpi.sweeps.plan import Run
+from trpo_mpi.sweeps.results import final_returns
+
+POLL = 0.2
+"""Seconds between two looks at the runs."""
+LAST_LINES = 10
+"""Of a failed run's log."""
+UNBOUND = {
+    "OMPI_MCA_hwloc_base_binding_policy": "none",
+    "PRTE_MCA_hwloc_default_binding_policy": "none",
+    "I_MPI_PIN": "0",
+}
+"""Each of several launchers on one machine would bind its ranks to the same first cores."""
+
+
+def cores() -> int:
+    """How many cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def launch(ranks: int) -> list[str]:
+    """What starts Python on so many ranks: the `mpirun` beside this Python, or else in PATH.
+
+    Raises `UsageError` where there is none.
+    """
+    if ranks == 1:
+        return [sys.executable]
+    beside = Path(sys.executable).with_name("mpirun")
+    mpirun = str(beside) if beside.exists() else shutil.which("mpirun")
+    if mpirun is None:
+        raise UsageError(f"--ranks {ranks}: there is no mpirun, beside {sys.executable} or in PATH")
+    return [mpirun, "-np", str(ranks), sys.executable]
+
+
+def lock(outdir: Path) -> int:
+    """Make the directory and keep other sweeps out of it, as long as a run lives; a descriptor.
+
+    Raises `UsageError` where another is at work there, or where it can't be written.
+    """
+    try:
+        outdir.mkdir(parents=True, exist_ok=True)
+        descriptor = os.open(outdir / ".lock", os.O_RDWR | os.O_CREAT, 0o644)
+    except OSError as error:
+        raise UsageError(f"--outdir {outdir} can't be written: {error.strerror}") from None
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise UsageError(
+            f"--outdir {outdir}: a sweep, or a run that one has left behind, is at work there"
+        ) from None
+    except OSError:  # a file system without locks
+        pass
+    return descriptor
+
+
+@dataclass
+class Job:
+    """A run at work."""
+
+    run: Run
+    process: subprocess.Popen[bytes]
+    began: float
+    log_begin: int
+    """Bytes in its log from earlier starts."""
+
+    def last_lines(self) -> str:
+        """The last that this start has said."""
+        with open(self.run.log, "rb") as file:
+            file.seek(self.log_begin)
+            lines = file.read().decode(errors="replace").splitlines()
+        return "\n".join(lines[-LAST_LINES:])
+
+    def ending(self) -> str:
+        """How it ended, in words."""
+        code, seconds = self.process.returncode, round(time.monotonic() - self.began)
+        after = f"after {seconds // 3600}:{seconds // 60 % 60:02d}:{seconds % 60:02d}"
+        if code == 0:
+            final = final_returns(self.run.directory).get("training")
+            return f"finished {after}" + ("" if final is None else f", return {final:.1f}")
+        if code == STOPPED:
+            return f"stopped with a checkpoint {after}"
+        how = signal.Signals(-code).name if code < 0 else f"exit code {code}"
+        return f"ended by {how} {after}, see {self.run.log}"
+
+
+class Queue:
+    """Runs that wait, are at work, or have ended.
+
+    Args:
+        runs: those that are not finished, in the order in which they are to begin.
+        finished: how many others are.
+        ranks: of each run.
+        jobs: runs at a time.
+        held: the descriptor that `lock` gave; runs keep it open, so that it outlives this process.
+    """
+
+    def __init__(
+        self, runs: Sequence[Run], finished: int, ranks: int, jobs: int, held: int
+    ) -> None:
+        self._waiting, self._running = deque(runs), list[Job]()
+        self._finished, self._total = finished, finished + len(runs)
+        self._command, self._jobs, self._held = launch(ranks), jobs, held
+        self.failed: list[Job] = []
+        self.stopped = False
+        """Whether runs wait that are not to begin now, or have stopped."""
+
+    def work(self) -> None:
+        """Let all runs work to their ends; a signal, or a run's end of time, stops them."""
+        asked = StopRequest(self._kill)
+        asked.heed_ctrl_c()
+        told = False
+        if signal.getsignal(signal.SIGHUP) == signal.SIG_DFL:  # with nohup it is ignored
+            signal.signal(signal.SIGHUP, lambda *_: signal.raise_signal(signal.SIGTERM))
+        try:
+            while self._running or (self._waiting and not self.stopped):
+                if asked.signal and not told:
+                    told = self.stopped = True
+                    self._ask()
+                ended = [job for job in self._running if job.process.poll() is not None]
+                for job in ended:
+                    self._running.remove(job)
+                    self._note(job, told)
+                while self._waiting and len(self._running) < self._jobs and not self.stopped:
+                    self._running.append(self._start(self._waiting.popleft()))
+                for job in ended:
+                    self._say(job)
+                time.sleep(POLL)
+        except BaseException:
+            self._ask()
+            raise
+
+    def _start(self, run: Run) -> Job:
+        with open(run.log, "ab") as log:
+            # In a session of its own: the terminal's Ctrl-C is for the sweep, which passes it on
+            # as the one signal that every launcher hands to its ranks.
+            process = subprocess.Popen(
+                [*self._command, "-m", *run.arguments],
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+                pass_fds=(self._held,),
+                env=os.environ | UNBOUND,
+            )
+            return Job(run, process, time.monotonic(), log.tell())
+
+    def _ask(self) -> None:
+        """Ask all that are at work to stop."""
+        for job in self._running:
+            job.process.send_signal(signal.SIGUSR1)
+
+    def _kill(self, code: int) -> None:
+        """End all at once, and this process."""
+        for job in self._running:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(job.process.pid, signal.SIGKILL)
+        os._exit(code)
+
+    def _note(self, job: Job, told: bool) -> None:
+        code = job.process.returncode
+        # One that was asked before it could listen has died of the signal.
+        if code == STOPPED or (told and code not in (0, 1, 2)):
+            self.stopped = True
+        elif code == 0:
+            self._finished += 1
+        else:
+            self.failed.append(job)
+
+    def _say(self, job: Job) -> None:
+        counts = f"{self._finished} of {self._total} finished, {len(self._running)} running"
+        counts += f", {len(self.failed)} failed" if self.failed else ""
+        print(f"{counts}: {job.run.directory.name} {job.ending()}", flush=True)
