@@ -64,7 +64,7 @@ STABLE_BASELINES: dict[str, Any] = {
 
 SETTINGS = {field.name for field in dataclasses.fields(Config)} - set(
     "env num_timesteps recipe outdir resume allow_changes load which checkpoint_every max_hours "
-    "env_timeout render check".split()
+    "video_every env_timeout render check".split()
 )
 """Fields of `Config` that are arguments here; the others are the commands' alone."""
 

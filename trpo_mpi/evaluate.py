@@ -68,7 +68,8 @@ def main() -> int:
     settings = parse(Evaluation, "evaluate")
     check_ranges(settings)
     comm = startup.connect()
-    model = comm.on_root(lambda: _load(settings.run, settings.which, settings.network))
+    model = comm.on_root(lambda: load_model(settings.run, settings.which, settings.network))
+    comm.on_root(lambda: check_environment(model, settings.run))
     quiet_gymnasium()  # rank 0 has just said, once, what there is to say of this environment
     if model.architecture.needs_tensorflow:
         tensorflow_setup.set_up("-1", 0)
@@ -84,14 +85,19 @@ def main() -> int:
     return 0
 
 
-def _load(run: str, which: str, network: str | None) -> Model:
-    """The model, if its environment can be made and is still what it was trained on."""
+def load_model(run: str, which: str, network: str | None) -> Model:
+    """The model that DIR names, with the network of the user's own that `network` names."""
     model = model_file.load(run, "DIR", which)
     own = model.architecture.network
     if own is not None and network is None:
         raise UsageError(f"DIR {run} has a network of its own: name it, --network {own}")
     if own is not None:
         model.architecture = replace(model.architecture, network=network)
+    return model
+
+
+def check_environment(model: Model, run: str) -> None:
+    """Raise `UsageError` unless the model's environment is here, and what it was trained on."""
     try:
         spaces = check_env(model.env, atari=model.atari)
     except UsageError as error:
@@ -103,7 +109,6 @@ def _load(run: str, which: str, network: str | None) -> Model:
     ):
         if its != now:
             raise UsageError(f"DIR {run} has {what} {its}, but {model.env} here has {now}")
-    return model
 
 
 def evaluate(
@@ -111,7 +116,7 @@ def evaluate(
 ) -> np.ndarray:
     """Play this rank's share of the episodes and gather all: (episodes, 2) returns and lengths."""
     shares = np.array_split(np.arange(settings.episodes), comm.size)
-    act = Behaviour(settings, model)
+    act = Behaviour(model, settings.deterministic)
     own = [play_episode(env, act, settings.seed, int(number)) for number in shares[comm.rank]]
     rows = np.array(own, np.float64).reshape(-1, 2)
     return comm.gather_rows(rows, np.array([len(share) for share in shares]))
@@ -120,8 +125,8 @@ def evaluate(
 class Behaviour:
     """A trained policy that plays one episode after another."""
 
-    def __init__(self, settings: Evaluation, model: Model) -> None:
-        self._deterministic = settings.deterministic
+    def __init__(self, model: Model, deterministic: bool) -> None:
+        self._deterministic = deterministic
         self._actor, self._normalizer = model.actor(), model.normalizer
         self.begin()
 

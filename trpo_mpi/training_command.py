@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import gymnasium as gym
 import numpy as np
 
-from trpo_mpi import display, memory, tensorflow_setup
+from trpo_mpi import display, memory, tensorflow_setup, video
 from trpo_mpi.command_line import parse
 from trpo_mpi.config import CONFIGS, Config, batch_grid, largest_grid
 from trpo_mpi.envs.capture import find_fault
@@ -26,6 +26,7 @@ from trpo_mpi.parallel import startup
 from trpo_mpi.parallel.communicator import Communicator
 from trpo_mpi.policies.policy import Architecture
 from trpo_mpi.recipes import config_of
+from trpo_mpi.recording import Recorder
 from trpo_mpi.run_directory import archive, checkpoint, directory, model_file
 from trpo_mpi.run_directory.checkpoint import Checkpoint, CheckpointWriter
 from trpo_mpi.run_directory.model_file import Model
@@ -114,7 +115,10 @@ def _find(config: Config) -> Checkpoint | None:
 
 def _try_env(config: Config, watchdog: Watchdog) -> tuple[Spaces, str | None]:
     """Spaces of the environment, and why its state can't be carried over, if so; on rank 0."""
-    spaces = check_env(config.env, config.render, config.atari)
+    films = config.video_every is not None
+    if films:
+        video.check_library("--video-every")
+    spaces = check_env(config.env, config.render, config.atari, films)
     quiet_gymnasium()  # it has said, once, what there is to say of this environment
     try:
         return spaces, find_fault(
@@ -160,6 +164,7 @@ class _Run:
                 timesteps_per_batch=trainer.grid.timesteps,
             )
             self._writer = CheckpointWriter(path, settings)
+            self._recorder = Recorder(path, config, asked)
             self._limit = TimeLimit(config.max_hours)
             self._seconds = 0.0  # of the last iteration
 
@@ -180,11 +185,13 @@ class _Run:
                 self._progress.add(row)
                 self._monitor.add(episodes)
                 self._shown.show(row)
+                self._recorder.follow(row["iteration"], trainer.model)
             if reason is not None or wish == Wish.CHECKPOINT:
                 whole = self._checkpoint()
         if self._comm.is_root:
             self._shown.close()
             print(self._ending(reason), flush=True)
+            self._recorder.close(wait=code == 0)
         return code if self._comm.on_root(lambda: whole) else 1
 
     def _wish(self) -> Wish:
