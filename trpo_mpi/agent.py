@@ -64,7 +64,8 @@ STABLE_BASELINES: dict[str, Any] = {
 
 SETTINGS = {field.name for field in dataclasses.fields(Config)} - set(
     "env time_feature num_timesteps recipe outdir resume allow_changes load which checkpoint_every "
-    "max_hours env_timeout render check eval_episodes eval_every eval_deterministic".split()
+    "max_hours env_timeout render check eval_episodes eval_every eval_deterministic "
+    "video_every".split()
 )
 """Fields of `Config` that are arguments here; the others are the commands' alone."""
 

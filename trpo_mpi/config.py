@@ -217,6 +217,9 @@ class Config:
     checkpoint_every: Count | None = None
     """Iterations between two checkpoints. [default: so many that they lie a minute apart and
     take under 1 % of the time]"""
+    video_every: Count | None = None
+    """Iterations between two videos of an episode, videos/ITERATION.mp4 in the run directory; they
+    are made beside the run. [default: none]"""
     env_timeout: Positive = 600.0
     """Seconds that one step or reset of an environment may take before the job is ended."""
     drift_check_every: Natural = 1
@@ -353,7 +356,7 @@ CONFIGS = {config.command: config for config in (Config, AtariConfig)}
 NOT_THE_RESULT = frozenset(
     "outdir resume allow_changes checkpoint_every env_timeout drift_check_every render gpu check "
     "num_timesteps max_iterations max_episodes stop_return max_hours "
-    "eval_episodes eval_every eval_deterministic".split()
+    "eval_episodes eval_every eval_deterministic video_every".split()
 )
 """Settings that do not change what is learnt, or only when it ends."""
 

@@ -13,8 +13,8 @@ import dataclasses
 import functools
 import io
 import json
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
@@ -31,11 +31,16 @@ from trpo_mpi import tensorflow_setup
 from trpo_mpi.command_line import parse
 from trpo_mpi.config import Count, Natural, check_ranges
 from trpo_mpi.envs.make import check_env, quiet_gymnasium
-from trpo_mpi.envs.spaces import Spaces
 from trpo_mpi.errors import UsageError
-from trpo_mpi.evaluation import Behaviour, Summary, mode_of, play_episodes
+from trpo_mpi.evaluation import (
+    Behaviour,
+    Summary,
+    check_environment,
+    load_model,
+    mode_of,
+    play_episodes,
+)
 from trpo_mpi.parallel.communicator import Communicator
-from trpo_mpi.run_directory import model_file
 from trpo_mpi.run_directory.archive import whole_file
 from trpo_mpi.run_directory.model_file import Model
 
@@ -113,34 +118,14 @@ def _load_all(settings: Evaluation) -> list[Model]:
     seen: dict[Path, str] = {}
     models = []
     for run in settings.runs:
-        models.append(_load(run, settings, spaces_of))
+        model = load_model(run, settings.which, settings.network)
+        check_environment(model, run, spaces_of)
+        models.append(model)
         path = output(run, settings.which).resolve()
         if path in seen:
             raise UsageError(f"DIR {run} and {seen[path]} would both write {path}.csv: name one")
         seen[path] = run
     return models
-
-
-def _load(run: str, settings: Evaluation, spaces_of: Callable[..., Spaces]) -> Model:
-    """A model, if its environment can be made and is still what it was trained on."""
-    model = model_file.load(run, "DIR", settings.which)
-    own = model.architecture.network
-    if own is not None and settings.network is None:
-        raise UsageError(f"DIR {run} has a network of its own: name it, --network {own}")
-    if own is not None:
-        model.architecture = replace(model.architecture, network=settings.network)
-    try:
-        spaces = spaces_of(model.env, False, model.atari, model.time_feature)
-    except UsageError as error:
-        reason = str(error).removeprefix("--env ")
-        raise UsageError(f"DIR {run} needs an environment: {reason}") from None
-    for what, its, now in (
-        ("observation space", model.spaces.observation, spaces.observation),
-        ("action space", model.spaces.action, spaces.action),
-    ):
-        if its != now:
-            raise UsageError(f"DIR {run} has {what} {its}, but {model.env} here has {now}")
-    return model
 
 
 def _check_networks(settings: Evaluation, models: list[Model]) -> None:

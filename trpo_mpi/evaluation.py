@@ -7,19 +7,22 @@ draws from: it is the same on any rank, at any time, and whatever else is played
 import math
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import gymnasium as gym
 import numpy as np
 
 from trpo_mpi.config import Config
-from trpo_mpi.envs.spaces import flattener
+from trpo_mpi.envs.make import check_env
+from trpo_mpi.envs.spaces import Spaces, flattener
 from trpo_mpi.envs.watchdog import Watchdog
-from trpo_mpi.errors import EnvironmentFault
+from trpo_mpi.errors import EnvironmentFault, UsageError
 from trpo_mpi.normalization import ObservationNormalizer
 from trpo_mpi.parallel.communicator import Communicator
 from trpo_mpi.policies.policy import Actor
+from trpo_mpi.run_directory import model_file
+from trpo_mpi.run_directory.model_file import Model
 from trpo_mpi.state import EPISODE, stream
 
 
@@ -55,6 +58,32 @@ class Summary:
             return_max=float(returns.max()),
             length_mean=float(lengths.mean()),
         )
+
+
+def load_model(run: str, which: str, network: str | None) -> Model:
+    """The model that DIR names, with the network of the user's own that `network` names."""
+    model = model_file.load(run, "DIR", which)
+    own = model.architecture.network
+    if own is not None and network is None:
+        raise UsageError(f"DIR {run} has a network of its own: name it, --network {own}")
+    if own is not None:
+        model.architecture = replace(model.architecture, network=network)
+    return model
+
+
+def check_environment(model: Model, run: str, spaces_of: Callable[..., Spaces] = check_env) -> None:
+    """Raise `UsageError` unless the model's environment is here, and what it was trained on."""
+    try:
+        spaces = spaces_of(model.env, False, model.atari, model.time_feature)
+    except UsageError as error:
+        reason = str(error).removeprefix("--env ")
+        raise UsageError(f"DIR {run} needs an environment: {reason}") from None
+    for what, its, now in (
+        ("observation space", model.spaces.observation, spaces.observation),
+        ("action space", model.spaces.action, spaces.action),
+    ):
+        if its != now:
+            raise UsageError(f"DIR {run} has {what} {its}, but {model.env} here has {now}")
 
 
 class Behaviour:
@@ -106,7 +135,7 @@ def play_episodes(
     shares = np.array_split(np.arange(episodes), comm.size)
     rows = np.full((len(shares[comm.rank]), 2), np.nan)
     for row, number in zip(rows, shares[comm.rank], strict=True):
-        played = play_episode(env, act, seed, int(number), watchdog or Watchdog(), asked)
+        played = play_episode(env, act, seed, int(number), watchdog, asked)
         if played is None:
             break
         row[:] = played
@@ -118,8 +147,8 @@ def play_episode(
     act: Behaviour,
     seed: int,
     number: int,
-    watchdog: Watchdog,
-    asked: Callable[[], bool],
+    watchdog: Watchdog | None = None,
+    asked: Callable[[], bool] = lambda: False,
 ) -> tuple[float, int] | None:
     """Undiscounted raw return, and length in time steps, of episode `number`.
 
@@ -128,6 +157,7 @@ def play_episode(
     where an observation or reward is not finite.
     """
     name = f"evaluation episode {number}"
+    watchdog = watchdog or Watchdog()
     start, noise = stream(seed, EPISODE, number).spawn(2)
     generator = np.random.default_rng(noise)
     flatten = flattener(env.observation_space)

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import gymnasium as gym
 import numpy as np
 
-from trpo_mpi import display, memory, tensorflow_setup
+from trpo_mpi import display, memory, tensorflow_setup, video
 from trpo_mpi.command_line import parse, training_settings
 from trpo_mpi.config import CONFIGS, Config, batch_grid, largest_grid
 from trpo_mpi.envs.capture import find_fault
@@ -27,6 +27,7 @@ from trpo_mpi.evaluation import Evaluator, mode_of
 from trpo_mpi.parallel import startup
 from trpo_mpi.parallel.communicator import Communicator
 from trpo_mpi.policies.policy import Architecture
+from trpo_mpi.recording import Recorder
 from trpo_mpi.run_directory import archive, checkpoint, directory, model_file
 from trpo_mpi.run_directory.checkpoint import Checkpoint, CheckpointWriter
 from trpo_mpi.run_directory.model_file import Model
@@ -116,7 +117,10 @@ def _find(config: Config) -> Checkpoint | None:
 
 def _try_env(config: Config, watchdog: Watchdog) -> tuple[Spaces, str | None]:
     """Spaces of the environment, and why its state can't be carried over, if so; on rank 0."""
-    spaces = check_env(config.env, config.render, config.atari, config.time_feature)
+    films = config.video_every is not None
+    if films:
+        video.check_library("--video-every")
+    spaces = check_env(config.env, config.render, config.atari, config.time_feature, films)
     quiet_gymnasium()  # it has said, once, what there is to say of this environment
     try:
         return spaces, find_fault(lambda: _make_env(config), lambda: watchdog.watch(0, 0))
@@ -174,6 +178,7 @@ class _Run:
                 timesteps_per_batch=trainer.grid.timesteps or None,
             )
             self._writer = CheckpointWriter(path, settings)
+            self._recorder = Recorder(path, config, asked)
             self._limit = TimeLimit(config.max_hours)
             self._seconds = 0.0  # of the last iteration
 
@@ -194,6 +199,7 @@ class _Run:
                 self._progress.add(row)
                 self._monitor.add(episodes)
                 self._shown.show(row)
+                self._recorder.follow(row["iteration"], trainer.model)
             due = self._due(trainer.counters.iteration, reason is not None)
             left_open = due and (wish == Wish.STOP or not self._evaluate())
             if left_open or (reason is None and wish == Wish.STOP):
@@ -203,6 +209,7 @@ class _Run:
         if self._comm.is_root:
             self._shown.close()
             print(self._ending(reason), flush=True)
+            self._recorder.close(wait=code == 0)
         return code if self._comm.on_root(lambda: whole) else 1
 
     def _wish(self) -> Wish:

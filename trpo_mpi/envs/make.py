@@ -1,8 +1,6 @@
 """Makes environments from their ids, and says in one line why one can't be made."""
 
 import difflib
-import os
-import sys
 import warnings
 from typing import Any
 
@@ -11,6 +9,7 @@ from gymnasium.wrappers import TimeAwareObservation
 
 from trpo_mpi.config import Atari, AtariConfig, Config
 from trpo_mpi.envs import atari as games
+from trpo_mpi.envs.rendering import has_screen
 from trpo_mpi.envs.spaces import Spaces
 from trpo_mpi.errors import UsageError
 
@@ -80,15 +79,24 @@ def time_limit(env_id: str, atari: Atari | None) -> int | None:
 
 
 def check_env(
-    env_id: str, render: bool = False, atari: Atari | None = None, time_feature: bool = False
+    env_id: str,
+    render: bool = False,
+    atari: Atari | None = None,
+    time_feature: bool = False,
+    film: bool = False,
 ) -> Spaces:
-    """Spaces of an environment that can be trained on; `UsageError` where it can't be."""
-    if render and sys.platform.startswith("linux"):
-        if not os.environ.get("DISPLAY") and not os.environ.get("WAYLAND_DISPLAY"):
-            raise UsageError("--render needs a screen: DISPLAY and WAYLAND_DISPLAY are not set")
+    """Spaces of an environment that can be trained on; `UsageError` where it can't be.
+
+    With `render` it must have a window and a screen for that, with `film` pictures.
+    """
+    if render and not has_screen():
+        raise UsageError("--render needs a screen: DISPLAY and WAYLAND_DISPLAY are not set")
     env = make_env(env_id, None, atari, time_feature)
-    if render and "human" not in env.metadata.get("render_modes", []):
+    modes = env.metadata.get("render_modes", [])
+    if render and "human" not in modes:
         raise UsageError(f"--render: {env_id} has no window to show")
+    if film and "rgb_array" not in modes:
+        raise UsageError(f"--video-every: {env_id} has no pictures to record")
     spaces = Spaces(env.observation_space, env.action_space)
     env.close()
     try:

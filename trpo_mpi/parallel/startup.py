@@ -53,6 +53,11 @@ _LOCAL_RANKS = (
     *("JSM_NAMESPACE_LOCAL_RANK", "SLURM_LOCALID"),
 )
 
+_OF_LAUNCHERS = (
+    *("PMI", "MPI_LOCAL", "MPIR_", "HYDI_", "HYDRA_", "PALS_", "ALPS_", "I_MPI_"),
+    *("OMPI_", "PRTE_", "ORTE_", "OPAL_", "MV2_", "JSM_", "SLURM_"),
+)
+
 
 def local_rank(environ: Mapping[str, str] = os.environ) -> int:
     """Which of its node's processes this one is, by what the launcher says; 0 without one."""
@@ -74,12 +79,27 @@ def prepare() -> None:
     signal.signal(signal.SIGINT, _quit_quietly)
 
 
+def unwind_on_signals() -> None:
+    """Let Ctrl-C and SIGTERM end a command by an exception, so that no half of a file is left."""
+
+    def unwind(number: int, _frame: types.FrameType | None) -> NoReturn:
+        raise SystemExit(128 + number)
+
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, unwind)
+
+
 def launched(environ: Mapping[str, str] = os.environ) -> tuple[str, int, int]:
     """Launcher, number of processes it started, and which of them this one is."""
     for name, size, rank in _LAUNCHERS:
         if environ.get(size, "").isdecimal():
             return name, int(environ[size]), int(environ.get(rank) or 0)
     return "no launcher", 1, 0
+
+
+def without_launcher(environ: Mapping[str, str] = os.environ) -> dict[str, str]:
+    """The environment variables less those of launchers: a process started with it is no rank."""
+    return {name: x for name, x in environ.items() if not name.startswith(_OF_LAUNCHERS)}
 
 
 def connect() -> "Communicator":

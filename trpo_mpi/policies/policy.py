@@ -213,6 +213,24 @@ class Policy(Network):
             features, state = self.lstm.rows(lstm[0], features, state)
         return self._head.rows(head, features), state
 
+    def step(
+        self, weights: Sequence[tf.Tensor], observations: tf.Tensor, state: tf.Tensor
+    ) -> tuple[tf.Tensor, tf.Tensor]:
+        """One step in TensorFlow, of any number of rows, as an exported policy takes it.
+
+        Args:
+            weights: one copy.
+            observations: (n, D), as of `__call__`.
+            state: (n, S), before it.
+
+        Returns distribution parameters, (n, K), and states after it.
+        """
+        encoder, *lstm, head = self.of_parts(weights)
+        features = self.encoder(encoder, observations[None])
+        if self.lstm:
+            features, state = self.lstm.step(lstm[0], features, state)
+        return self._parameters(head, features)[0], state
+
     def actor(
         self, theta: np.ndarray, blocks: Sequence[int] = (BLOCK,), alone: bool = False
     ) -> Actor:

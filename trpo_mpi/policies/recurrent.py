@@ -190,6 +190,17 @@ class Lstm:
         elements = (_by_time(entered), _by_time(d_entered), 1 - _by_time(starts[:, :, None]))
         return _by_column(tf.scan(step, elements, carry)[2], entered.shape[0])
 
+    def step(
+        self, weights: Sequence[tf.Tensor], features: tf.Tensor, state: tf.Tensor
+    ) -> tuple[tf.Tensor, tf.Tensor]:
+        """`rows` in TensorFlow: (1, n, F) and states (n, 2 U) to outputs (1, n, U) and states."""
+        import tensorflow as tf
+
+        entered = self._enter(weights, features)[0]
+        shared = [w[0] for w in (weights[2], *weights[4:])]
+        h, c = self._cell(entered, 0.0, *tf.split(state, 2, axis=1), *shared)
+        return h[None], tf.concat([h, c], axis=1)
+
     def held(self, arrays: Sequence[np.ndarray]) -> Sequence[np.ndarray]:
         """One set of arrays as `rows` takes it."""
         return arrays

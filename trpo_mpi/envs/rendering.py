@@ -1,0 +1,113 @@
+"""Pictures of environments: on a screen, or as arrays where there is none."""
+
+import contextlib
+import ctypes.util
+import os
+import sys
+from collections.abc import Callable, Iterator
+from fractions import Fraction
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+
+from trpo_mpi.config import Atari
+from trpo_mpi.errors import EnvironmentFault, UsageError
+
+CONSOLE_FPS = 60
+"""Frames that an Atari console shows a second."""
+USUAL_FPS = 30
+"""What is taken where an environment does not say."""
+MOST_FPS = 60
+"""About the rate above which time steps are left out of a video."""
+
+
+def has_screen() -> bool:
+    """Whether a window can be opened, as far as the environment variables say."""
+    if not sys.platform.startswith("linux"):
+        return True
+    return bool(os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY"))
+
+
+def prepare_offscreen() -> None:
+    """Let MuJoCo draw through EGL where there is no screen; call before it is imported.
+
+    What the user has set stays. Where there is no EGL it is left unset too:
+    MuJoCo would refuse to be imported at all.
+    """
+    if has_screen():
+        return
+    os.environ.setdefault("SDL_VIDEODRIVER", "dummy")  # or pygame says that it looked for one
+    if "MUJOCO_GL" not in os.environ and ctypes.util.find_library("EGL"):
+        os.environ["MUJOCO_GL"] = "egl"
+
+
+@contextlib.contextmanager
+def drawing(env_id: str) -> Iterator[None]:
+    """Turn what libraries raise when they can't draw into `UsageError`, with what would help."""
+    try:
+        yield
+    except (UsageError, EnvironmentFault):
+        raise
+    except Exception as error:
+        reason = " ".join(str(error).split()) or type(error).__name__
+        advice = ""
+        # An import that failed leaves only parts of the package behind.
+        if any(name.partition(".")[0] == "mujoco" for name in sys.modules):
+            chosen = os.environ.get("MUJOCO_GL")
+            advice = (
+                f". MUJOCO_GL is {chosen or 'not set'}: without a screen MuJoCo draws with "
+                "MUJOCO_GL=egl (Debian: apt-get install libegl1) or MUJOCO_GL=osmesa "
+                "(apt-get install libosmesa6)"
+            )
+        raise UsageError(f"{env_id} can't be drawn here: {reason}{advice}") from None
+
+
+def frame_rate(env: gym.Env[Any, Any], atari: Atari | None) -> tuple[Fraction, int]:
+    """Frames a second at which a video of `env` runs in real time, and time steps a frame.
+
+    Every second or third step of an environment that has more than `MOST_FPS` is enough for the
+    eye.
+    """
+    if atari is not None:
+        steps = Fraction(CONSOLE_FPS, atari.frame_skip)
+    else:
+        steps = Fraction(env.metadata.get("render_fps") or USUAL_FPS).limit_denominator(1000)
+    every = max(1, round(steps / MOST_FPS))
+    return steps / every, every
+
+
+class Filmed(gym.Wrapper[Any, Any, Any, Any]):
+    """Gives a picture of an episode's first observation, and of every `every`-th step.
+
+    Args:
+        env: of render mode `rgb_array`.
+        show: takes them, (height, width, 3) uint8.
+        every: time steps a picture.
+    """
+
+    def __init__(
+        self, env: gym.Env[Any, Any], show: Callable[[np.ndarray], None], every: int
+    ) -> None:
+        super().__init__(env)
+        self._show, self._every = show, every
+        self._steps = 0
+
+    def reset(self, *, seed: int | None = None, options: Any = None) -> tuple[Any, dict[str, Any]]:
+        """A new episode; without a seed the next life of a game, which has been shown."""
+        observation, info = self.env.reset(seed=seed, options=options)
+        if seed is not None:
+            self._steps = 0
+            self._draw()
+        return observation, info
+
+    def step(self, action: Any) -> Any:
+        """One time step."""
+        result = self.env.step(action)
+        self._steps += 1
+        if self._steps % self._every == 0:
+            self._draw()
+        return result
+
+    def _draw(self) -> None:
+        self._show(np.asarray(self.env.render()))

@@ -1,0 +1,81 @@
+"""Export a trained policy as a TensorFlow SavedModel, which runs without this package.
+
+python -m trpo_mpi.export runs/Hopper-v4-default-s0 --saved-model hopper
+
+    act = tf.saved_model.load("hopper").signatures["serving_default"]
+    action = act(observation=tf.constant(observations))["action"]
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+from tyro.conf import Positional, arg
+
+from trpo_mpi.parallel import startup
+
+if __name__ == "__main__":
+    startup.prepare()  # before NumPy is imported
+
+from trpo_mpi import tensorflow_setup
+from trpo_mpi.command_line import parse
+from trpo_mpi.errors import UsageError
+from trpo_mpi.evaluation import load_model
+
+
+@dataclass(frozen=True)
+class Export:
+    """Export a trained policy as a TensorFlow SavedModel, which runs without this package.
+
+    It takes observations as the environment gives them, and gives the most probable actions as
+    the environment takes them; the normaliser is inside. What its inputs and outputs are is
+    printed.
+    """
+
+    run: Annotated[Positional[str], arg(metavar="DIR")]
+    """A run directory, a model.zip or a checkpoint."""
+    saved_model: str
+    """Directory to write, which must not be there."""
+    which: str = "latest"
+    """Of a run directory: latest, best, or the iteration of a checkpoint."""
+    network: str | None = None
+    """The network of your own that it was trained with, as module:function. [default: none]"""
+
+
+def main() -> int:
+    """Export as the command line says; gives the exit code."""
+    settings = parse(Export, "export")
+    startup.unwind_on_signals()
+    path = Path(settings.saved_model)
+    if path.exists():
+        raise UsageError(f"--saved-model {path} is there already; name another")
+    if not path.parent.is_dir():
+        raise UsageError(f"--saved-model {path}: there is no directory {path.parent}")
+    model = load_model(settings.run, settings.which, settings.network)
+    tensorflow_setup.set_up("-1", 0)
+    if model.architecture.network is not None:
+        model.check_network(f"DIR {settings.run}")
+
+    import tensorflow as tf
+
+    from trpo_mpi import saved_model  # needs TensorFlow as `set_up` has made it
+
+    try:
+        inputs, outputs = saved_model.save(path, model)
+    except (OSError, tf.errors.OpError) as error:
+        reason = getattr(error, "strerror", None) or getattr(error, "message", error)
+        raise UsageError(f"--saved-model {path} can't be written: {reason}") from None
+    print(f"{model.architecture.policy} of {model.env} is in {path}", flush=True)
+    width = max(map(len, [*inputs, *outputs])) + 2
+    for what, signature in (("input", inputs), ("output", outputs)):
+        for name, spec in signature.items():
+            print(f"{what:8}{name:{width}}{_shape(spec.shape):16}{spec.dtype.name}")
+    return 0
+
+
+def _shape(shape: Any) -> str:
+    return f"({', '.join(['N', *map(str, shape[1:])])}{',' if len(shape) == 1 else ''})"
+
+
+if __name__ == "__main__":
+    startup.run(main)

@@ -1,0 +1,133 @@
+"""Show what a trained policy does: in a window, or as a video.
+
+python -m trpo_mpi.play runs/Hopper-v4-default-s0                       a window, one episode
+python -m trpo_mpi.play runs/Hopper-v4-default-s0 --video hopper.mp4    where there is no screen
+
+Its episodes are those that `evaluate` plays, with the same numbers.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+from tyro.conf import Positional, arg
+
+from trpo_mpi.parallel import startup
+
+if __name__ == "__main__":
+    startup.prepare()  # before NumPy is imported
+
+import gymnasium as gym
+
+from trpo_mpi import tensorflow_setup, video
+from trpo_mpi.command_line import parse
+from trpo_mpi.config import Count, Natural, check_ranges
+from trpo_mpi.envs.make import quiet_gymnasium
+from trpo_mpi.envs.rendering import Filmed, drawing, frame_rate, has_screen, prepare_offscreen
+from trpo_mpi.errors import UsageError
+from trpo_mpi.evaluation import (
+    Behaviour,
+    check_environment,
+    load_model,
+    mode_of,
+    play_episode,
+)
+from trpo_mpi.run_directory.model_file import Model
+
+
+@dataclass(frozen=True)
+class Play:
+    """Show what a trained policy does: in a window, or with --video as a file.
+
+    Prints the return and the length of each episode, the same that evaluate has for it.
+    """
+
+    run: Annotated[Positional[str], arg(metavar="DIR")]
+    """A run directory, a model.zip or a checkpoint."""
+    video: str | None = None
+    """Write an MP4 file and open no window: all episodes in this one file, in real time, one
+    behind the other. [default: none]"""
+    which: str = "latest"
+    """Of a run directory: latest, best, or the iteration of a checkpoint."""
+    episodes: Count = 1
+    """Episodes to play."""
+    deterministic: bool = False
+    """Take the most probable action at each step, not a random one as in training."""
+    seed: Natural = 0
+    """Seed of the episodes: their starts and the noise of the actions."""
+    network: str | None = None
+    """The network of your own that it was trained with, as module:function. [default: none]"""
+
+
+def main() -> int:
+    """Play as the command line says; gives the exit code."""
+    settings = parse(Play, "play")
+    check_ranges(settings)
+    startup.unwind_on_signals()
+    if settings.video is not None:
+        video.check_path(Path(settings.video), "--video")
+        prepare_offscreen()
+    elif not has_screen():
+        raise UsageError(
+            "there is no screen for a window, DISPLAY and WAYLAND_DISPLAY are not set; "
+            "write a video: --video FILE.mp4"
+        )
+    model = load_model(settings.run, settings.which, settings.network)
+    with drawing(model.env):
+        check_environment(model, settings.run)
+    if model.architecture.needs_tensorflow:
+        tensorflow_setup.set_up("-1", 0)
+    if model.architecture.network is not None:
+        model.check_network(f"DIR {settings.run}")
+    quiet_gymnasium()
+    env = open_env(model, "human" if settings.video is None else "rgb_array")
+    if settings.video is None:
+        play(settings, model, env)
+    else:
+        film(settings, model, env, Path(settings.video))
+    env.close()
+    return 0
+
+
+def open_env(model: Model, mode: str) -> gym.Env[Any, Any]:
+    """The model's environment in a render mode, once it has drawn a picture."""
+    with drawing(model.env):
+        plain = model.make_env()
+        modes = plain.metadata.get("render_modes", [])
+        plain.close()
+        if mode not in modes:
+            what = "window to show" if mode == "human" else "pictures to record"
+            raise UsageError(
+                f"{model.env} has no {what}; its render modes: {', '.join(modes) or 'none'}"
+            )
+        env = model.make_env(mode)
+        env.reset(seed=0)
+        env.render()
+    return env
+
+
+def play(settings: Play, model: Model, env: gym.Env[Any, Any]) -> None:
+    """Play the episodes and print each one's return and length."""
+    mode = mode_of(settings.deterministic)
+    print(f"{model.env}: {mode} policy, seed {settings.seed}\nepisode      return  length")
+    act = Behaviour(model.actor(), model.normalizer, settings.deterministic)
+    for number in range(settings.episodes):
+        played = play_episode(env, act, settings.seed, number)
+        assert played is not None  # nobody asks it to stop
+        total, length = played
+        print(f"{number:7d}{total:12.2f}{length:8d}", flush=True)
+
+
+def film(settings: Play, model: Model, env: gym.Env[Any, Any], path: Path) -> None:
+    """Play them into a video, whole or not at all."""
+    fps, every = frame_rate(env, model.atari)
+    try:
+        with video.video_file(path, fps) as show:
+            play(settings, model, Filmed(env, show, every))
+    except OSError as error:
+        raise UsageError(f"--video {path} can't be written: {error.strerror}") from None
+    print(f"the video is {path}, {float(fps):g} frames a second", flush=True)
+
+
+if __name__ == "__main__":
+    startup.run(main)

@@ -1,0 +1,66 @@
+"""Pictures into MP4 files, by PyAV."""
+
+import contextlib
+import importlib.util
+from collections.abc import Callable, Iterator
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from trpo_mpi.errors import UsageError
+from trpo_mpi.run_directory.archive import whole_file
+
+ENDING = ".mp4"
+LEAST_HEIGHT = 320
+"""In pixels; smaller pictures are enlarged, as those of Atari, of 210."""
+
+
+def check_library(flag: str) -> None:
+    """Raise `UsageError`, naming `flag`, where PyAV is missing."""
+    if importlib.util.find_spec("av") is None:
+        raise UsageError(f'{flag} needs PyAV: pip install "av>=14"')
+
+
+def check_path(path: Path, flag: str) -> None:
+    """Raise `UsageError` unless a video can be written there, as far as is known beforehand."""
+    check_library(flag)
+    if path.suffix.lower() != ENDING:
+        raise UsageError(f"{flag} is {path}; its name must end in {ENDING}")
+    if path.is_dir():
+        raise UsageError(f"{flag} {path} is a directory")
+    if not path.parent.is_dir():
+        raise UsageError(f"{flag} {path}: there is no directory {path.parent}")
+
+
+@contextlib.contextmanager
+def video_file(path: Path, fps: Fraction) -> Iterator[Callable[[np.ndarray], None]]:
+    """Open an H.264 video that appears under its name only when it is whole.
+
+    Gives a function that adds a picture, (height, width, 3) uint8, all of one size. Raises
+    `OSError` where the file can't be written.
+    """
+    import av
+
+    with whole_file(path) as file, av.open(file, "w", format="mp4") as container:
+        stream = container.add_stream("libx264", rate=fps)
+        stream.pix_fmt = "yuv420p"
+        stream.codec_context.thread_count = 1  # beside a training run it may have no more
+
+        def add(picture: np.ndarray) -> None:
+            frame = av.VideoFrame.from_ndarray(_fitted(picture), format="rgb24")
+            if not stream.codec_context.is_open:
+                stream.width, stream.height = frame.width, frame.height
+            container.mux(stream.encode(frame))
+
+        yield add
+        container.mux(stream.encode(None))
+
+
+def _fitted(picture: np.ndarray) -> np.ndarray:
+    """Enlarged by a whole number where it is small, and of even height and width."""
+    scale = -(-LEAST_HEIGHT // picture.shape[0])
+    large = picture.repeat(scale, axis=0).repeat(scale, axis=1)
+    odd: list[Any] = [(0, side % 2) for side in large.shape[:2]]
+    return np.ascontiguousarray(np.pad(large, [*odd, (0, 0)], mode="edge"))
