@@ -205,7 +205,7 @@ def _close(settings: Evaluation, refusals: list[str]) -> None:
     if len(places) == 1:
         print(f"episodes are in {places[0]}.csv, their summary in {places[0]}.json", flush=True)
     else:
-        print("episodes and summaries are in evaluation.csv and .json beside each", flush=True)
+        print("episodes are in evaluation*.csv of each, summaries in evaluation*.json", flush=True)
 
 
 if __name__ == "__main__":
