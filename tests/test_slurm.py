@@ -238,5 +238,5 @@ def test_a_sweep(tmp_path: Path) -> None:
     assert [job.show("Restarts") for job in jobs] == ["1", "0"]
     assert "resumed from" in jobs[0].text()
     shown = call(sys.executable, *sweep, "--jobs", "0", "--", *flags.split(), folder=tmp_path)
-    assert shown.startswith("2 runs in runs, 2 of them finished")
+    assert shown.startswith("2 runs in runs, 2 finished")
     assert (tmp_path / "runs" / "curves.png").exists()

@@ -68,11 +68,12 @@ def main() -> int:
     held = machine.lock(outdir) if works else -1
     finished = [run for run in runs if run.finished()]
     waiting = [run for run in runs if run not in finished]
-    print(f"{len(runs)} runs in {outdir}, {len(finished)} of them finished", flush=True)
+    count = f"{len(runs)} run{'s' if len(runs) > 1 else ''}"
+    print(f"{count} in {outdir}, {len(finished)} finished", flush=True)
     if settings.slurm is not None and waiting:
         script = Path(settings.slurm)
         slurm.write(script, runs, waiting, outdir, settings.ranks, settings.jobs)
-        print(f"to submit the others: sbatch {script}")
+        print(f"to submit what is not finished: sbatch {script}")
         print("for the table and the plot: this command with --jobs 0 in place of --slurm")
         return 0
     failed: list[machine.Job] = []

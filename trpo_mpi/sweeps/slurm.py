@@ -13,8 +13,8 @@ from trpo_mpi.sweeps.plan import Run
 MARK = "# Written by trpo_mpi.sweep"
 SCRIPT = """\
 #!/bin/bash
-%(mark)s: each run is a job of its own. After a time limit, a preemption, a requeue or
-# the loss of a node it goes on by itself; submitted again, so do all that are not finished.
+%(mark)s: an array in which each run is a job of its own. After a time limit,
+# a preemption, a requeue or the loss of a node it goes on by itself.
 #
 #   sbatch %(script)s
 #   sbatch --time=12:00:00 %(script)s
