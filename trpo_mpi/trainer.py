@@ -98,6 +98,8 @@ class Trainer:
         """The policy of the iteration with the highest mean return of 100 episodes."""
         self._best_return = -np.inf
         self.started = time.perf_counter()
+        self._mpi_seconds = np.nan
+        """Of this rank in the last iteration."""
 
     def _padded(self, batch: Batch) -> int:
         """Time steps to which the arrays of a batch are filled up, T."""
@@ -175,6 +177,7 @@ class Trainer:
         if episodes:
             self.adaptation.follow(sum(total for total, _ in episodes) / len(episodes))
         seconds = clock.total()
+        self._mpi_seconds = comm.seconds - mpi_before
         row |= {
             "iteration": counters.iteration,
             "timesteps": counters.timesteps,
@@ -186,7 +189,9 @@ class Trainer:
             "steps_per_second": timesteps / seconds,
             "seconds": time.perf_counter() - self.started,
             "sample_seconds": sample_seconds,
-            "mpi_seconds": comm.seconds - mpi_before,
+            "mpi_seconds": self._mpi_seconds,
+            "mpi_min_seconds": float(extras[:, 3].min()),
+            "mpi_max_seconds": float(extras[:, 3].max()),
             "memory_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
         }
         self._keep_best()
@@ -241,14 +246,15 @@ class Trainer:
     def _gather(
         self, parts: list[np.ndarray], batch: Batch, wish: Wish
     ) -> tuple[list[np.ndarray], np.ndarray, np.ndarray]:
-        """All columns' moments, their mask (C, T), and with them (C, 3).
+        """All columns' moments, their mask (C, T), and with them (C, 4).
 
-        These are the episodes and the wish of the column's rank, and a hash of its parameters.
+        These are the episodes and the wish of the column's rank, a hash of its parameters, and the
+        seconds that it spent in MPI in the iteration before.
         """
         own = len(self.comm.columns)
         check = self.config.drift_check_every
         drift = self._fingerprint() if check and self.counters.iteration % check == 0 else 0.0
-        extras = np.tile([len(batch.episodes), float(wish), drift], (own, 1))
+        extras = np.tile([len(batch.episodes), float(wish), drift, self._mpi_seconds], (own, 1))
         parts = [*parts, np.packbits(batch.mask, axis=1).astype(np.float64)]
         everything = self.comm.gather_columns(np.concatenate([*parts, extras], axis=1))
         edges = np.cumsum([part.shape[1] for part in parts])

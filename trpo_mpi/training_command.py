@@ -28,7 +28,7 @@ from trpo_mpi.parallel import startup
 from trpo_mpi.parallel.communicator import Communicator
 from trpo_mpi.policies.policy import Architecture
 from trpo_mpi.recording import Recorder
-from trpo_mpi.run_directory import archive, checkpoint, directory, model_file
+from trpo_mpi.run_directory import archive, checkpoint, directory, model_file, status_file
 from trpo_mpi.run_directory.checkpoint import Checkpoint, CheckpointWriter
 from trpo_mpi.run_directory.model_file import Model
 from trpo_mpi.run_directory.progress import EvaluationsFile, GrowingFile, MonitorFile, ProgressFile
@@ -93,8 +93,10 @@ def main(module: str) -> int:
             print(line, flush=True)
     if path is None:
         return _check(trainer, comm)
+    startup.on_failure(partial(status_file.write, path, status_file.FAILED))
     if comm.is_root:
         directory.write_config(path, config, machine, resumes)
+        status_file.write(path, status_file.RUNNING)
         print(f"writing to {path}", flush=True)
     return _Run(trainer, path, comm, asked, evaluator).train()
 
@@ -209,6 +211,10 @@ class _Run:
         if self._comm.is_root:
             self._shown.close()
             print(self._ending(reason), flush=True)
+            state = status_file.STOPPED if code == STOPPED else status_file.FINISHED
+            if not whole:
+                state, reason = status_file.FAILED, "no checkpoint of its end could be written"
+            status_file.write(self._path, state, reason)
             self._recorder.close(wait=code == 0)
         return code if self._comm.on_root(lambda: whole) else 1
 

@@ -54,12 +54,12 @@ class Watchdog:
 
     def _end(self, limit: float) -> None:
         _, size, rank = startup.launched()
-        print(
+        line = (
             f"rank {rank} of {size}: environment {self._env} has not answered for {limit:g} s, "
-            f"in step {self._step} of its episode (--env-timeout); it hangs here:",
-            file=sys.stderr,
-            flush=True,
+            f"in step {self._step} of its episode (--env-timeout)"
         )
+        print(f"{line}; it hangs here:", file=sys.stderr, flush=True)
         faulthandler.dump_traceback(all_threads=True)
+        startup.note_failure(line)
         startup.await_reader()
         os._exit(1)  # the launcher ends the other ranks; MPI may be called by the main thread only

@@ -18,6 +18,7 @@ import signal
 import stat
 import sys
 import termios
+import threading
 import time
 import traceback
 import types
@@ -190,6 +191,22 @@ def _initialised_mpi() -> Any:
     return MPI if MPI is not None and MPI.Is_initialized() and not MPI.Is_finalized() else None
 
 
+_failure_notes: list[Callable[[str], None]] = []
+
+
+def on_failure(note: Callable[[str], None]) -> None:
+    """Have `note` called with a line that says what failed, before this rank ends all of them."""
+    _failure_notes.append(note)
+
+
+def note_failure(line: str, seconds: float = 5.0) -> None:
+    """Call what `on_failure` was given; a disk that hangs delays the end by `seconds`."""
+    for note in _failure_notes:
+        thread = threading.Thread(target=note, args=(line,), daemon=True)
+        thread.start()
+        thread.join(seconds)
+
+
 def _abort(error: BaseException) -> NoReturn:
     """Print a failure once and end all ranks with exit code 1."""
     _, size, rank = launched()
@@ -197,11 +214,14 @@ def _abort(error: BaseException) -> NoReturn:
     time.sleep(min(0.2 * rank, 2.0))
     where = f"rank {rank} of {size}: "
     if isinstance(error, EnvironmentFault):
-        print(f"{where}{error}", file=sys.stderr, flush=True)
+        line = f"{where}{error}"
+        print(line, file=sys.stderr, flush=True)
     else:
         text = "".join(traceback.format_exception(error))
+        line = where + "; ".join("".join(traceback.format_exception_only(error)).splitlines())
         print(f"{where}failed\n{text}", end="", file=sys.stderr, flush=True)
     sys.stdout.flush()
+    note_failure(line)
     await_reader()
     MPI = _initialised_mpi()
     if MPI is not None and MPI.COMM_WORLD.Get_size() > 1:

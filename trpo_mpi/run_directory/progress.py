@@ -33,10 +33,13 @@ COLUMNS = (
     "policy_seconds",
     "critic_seconds",
     "mpi_seconds",
+    "mpi_min_seconds",
+    "mpi_max_seconds",
     "memory_mb",
 )
 """The columns that a clock or the memory decides end in seconds, per_second or mb; all others
-are the same, to the last digit, on any number of ranks."""
+are the same, to the last digit, on any number of ranks. mpi_seconds is rank 0's; the least and the
+most of a rank are those of the iteration before, as they travel with a batch."""
 
 EVALUATION_COLUMNS = (
     "iteration",

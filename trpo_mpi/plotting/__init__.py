@@ -1,0 +1,1 @@
+"""Figures of runs: learning curves over seeds, and diagnostics."""

@@ -1,0 +1,49 @@
+"""Which runs belong together: panels by environment, and in them the seeds of one curve."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from trpo_mpi.config import NOT_THE_RESULT
+from trpo_mpi.errors import UsageError
+from trpo_mpi.run_directory.reading import Run
+
+# Runs that differ in these alone are seeds of one curve.
+NOT_COMPARED = {"seed", *NOT_THE_RESULT} - {"num_timesteps"}
+
+Panels = dict[str, dict[str, list[Run]]]
+"""Environment -> label of a curve -> its runs, one a seed."""
+
+
+def group(runs: Sequence[Run]) -> Panels:
+    """Runs by environment, and there by label: the recipe, and settings in which its runs differ.
+
+    Raises `UsageError` where two runs of a group have the same seed: the band would show seeds
+    closer together than they are.
+    """
+    panels: Panels = {}
+    for run in runs:
+        curves = panels.setdefault(run.settings["env"], {})
+        seeds = curves.setdefault(_label(run, runs), [])
+        for other in seeds:
+            if other.settings.get("seed") == run.settings.get("seed"):
+                raise UsageError(
+                    f"{other.directory} and {run.directory} are the same run: "
+                    f"one recipe, the same settings, seed {run.settings.get('seed')}"
+                )
+        seeds.append(run)
+    return panels
+
+
+def _label(run: Run, runs: Sequence[Run]) -> str:
+    """The recipe, with this run's value of each setting that varies in it within a panel."""
+    panels: dict[str, list[dict[str, Any]]] = {}
+    for other in runs:
+        if other.recipe == run.recipe:
+            panels.setdefault(other.settings["env"], []).append(other.settings)
+    varied = [
+        name
+        for name in run.settings
+        if name not in NOT_COMPARED
+        and any(s.get(name) != panel[0].get(name) for panel in panels.values() for s in panel)
+    ]
+    return ", ".join([run.recipe, *(f"{name} {run.settings[name]}" for name in varied)])

@@ -1,0 +1,123 @@
+"""Reads run directories, finished or not, for the commands that show what is there."""
+
+import csv
+import dataclasses
+import json
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from trpo_mpi.config import CONFIGS, Config, batch_grid
+from trpo_mpi.errors import UsageError
+
+Row = dict[str, str]
+"""A row of a CSV file, by the names of its columns; empty where it has nothing to say."""
+
+
+@dataclass(frozen=True)
+class Run:
+    """What a run directory says of a run."""
+
+    directory: str
+    settings: dict[str, Any]
+    """All of them, those included that its start or an earlier version left open."""
+    recipe: str
+    rows: Sequence[Row] = ()
+    """Those of progress.csv, or of another of its files."""
+
+    def column(self, name: str) -> np.ndarray:
+        """A column as (rows,) float64; NaN where it is empty, or was not there in that version.
+
+        Raises `UsageError`, naming the directory, where it has what is no number.
+        """
+        with refusals(self.directory):
+            return np.array([float(row.get(name) or "nan") for row in self.rows], np.float64)
+
+    def points(self, name: str) -> tuple[np.ndarray, np.ndarray]:
+        """Time steps and values (n,) of the rows that have one. Raises as `column` does."""
+        timesteps, values = self.column("timesteps"), self.column(name)
+        there = np.isfinite(timesteps) & np.isfinite(values)
+        return timesteps[there], values[there]
+
+
+def runs_in(path: Path) -> list[Path]:
+    """The run directories in a directory and below it, or itself where it is one; in order."""
+    found = []
+    for folder, below, files in os.walk(path):
+        if "progress.csv" in files or "status.json" in files:
+            found.append(Path(folder))
+            below.clear()
+    return sorted(found)
+
+
+def read_run(directory: str | Path) -> Run:
+    """Settings and progress of a run.
+
+    Raises `UsageError`, naming the directory, where a file is missing or damaged.
+    """
+    rows = read_rows(directory)
+    return dataclasses.replace(read_config(directory), rows=rows)
+
+
+def read_config(directory: str | Path) -> Run:
+    """Settings of a run, without its rows. Raises `UsageError` as `read_run` does."""
+    with refusals(directory):
+        record = json.loads((Path(directory) / "config.json").read_text(encoding="utf-8"))
+        return Run(str(directory), _settings(record), str(record["recipe"]))
+
+
+def _settings(record: dict[str, Any]) -> dict[str, Any]:
+    kind = CONFIGS[record.get("module", Config.command)]
+    settings = dataclasses.asdict(kind()) | dict(record["settings"])
+    batch = {name: settings[name] for name in ("num_envs", "timesteps_per_batch")}
+    grid = batch_grid(kind(**batch), int(record.get("ranks", 1)))
+    filled = {"num_envs": grid.num_envs, "timesteps_per_batch": grid.timesteps}
+    return settings | filled | {"env": str(settings["env"])}
+
+
+def read_rows(directory: str | Path, name: str = "progress.csv") -> list[Row]:
+    """The whole rows of a CSV file. Raises `UsageError` as `read_run` does.
+
+    Half a last line, of a run that is writing or was killed, is none.
+    """
+    with refusals(directory):
+        text = (Path(directory) / name).read_text(encoding="utf-8")
+        return _rows(text[: text.rfind("\n") + 1].splitlines(), name)
+
+
+def last_row(directory: str | Path) -> Row | None:
+    """The last whole row of progress.csv, None before the first; long files are not read whole.
+
+    Raises `UsageError` as `read_run` does.
+    """
+    with refusals(directory), open(Path(directory) / "progress.csv", "rb") as file:
+        head = file.readline()
+        file.seek(max(len(head), file.seek(0, os.SEEK_END) - 4096))
+        *lines, _ = file.read().split(b"\n")
+        if not lines:
+            return None
+        return _rows([head.decode().rstrip("\n"), lines[-1].decode()], "progress.csv")[0]
+
+
+def _rows(lines: list[str], name: str) -> list[Row]:
+    rows = list(csv.DictReader(lines, strict=True))
+    for row in rows:
+        if None in row or None in row.values():
+            raise ValueError(f"{name} has a row of another length than its head")
+    return rows
+
+
+@contextmanager
+def refusals(directory: str | Path) -> Iterator[None]:
+    """Turn what reading a run directory raises into `UsageError`."""
+    try:
+        yield
+    except FileNotFoundError as error:
+        raise UsageError(f"{directory} is no run directory: there is no {error.filename}") from None
+    except (OSError, ValueError, LookupError, TypeError, AttributeError, csv.Error) as error:
+        raise UsageError(f"{directory} is no whole run directory: {error!r}") from None

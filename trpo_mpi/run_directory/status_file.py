@@ -1,0 +1,116 @@
+"""status.json: whether a run is running, and how it ended; written whole at its start and end.
+
+A run that is killed writes no end. So the file says where it runs, too: on that machine its reader
+asks whether the process is still there, and elsewhere how long progress.csv has been silent.
+"""
+
+import contextlib
+import json
+import os
+import socket
+import sys
+import time
+from dataclasses import dataclass
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+
+from trpo_mpi.run_directory.archive import whole_file
+
+NAME = "status.json"
+RUNNING, FINISHED, STOPPED, FAILED, LOST = "running", "finished", "stopped", "failed", "lost"
+SILENCE = 600.0
+"""Seconds without a row after which a run elsewhere counts as lost, if ten iterations take less."""
+
+
+@dataclass(frozen=True)
+class Status:
+    """What became of a run."""
+
+    state: str
+    """Running; finished; stopped, to be resumed; failed; or lost: neither is known."""
+    since: float
+    """Seconds since the epoch."""
+    reason: str
+    """Why it ended, in a line; empty while it runs."""
+
+
+def write(path: Path, state: str, reason: str = "") -> None:
+    """Note a run's state in its directory; a disk that does not take it is warned of."""
+    record: dict[str, Any] = {
+        "state": state,
+        "since": datetime.now(timezone.utc).astimezone().isoformat(timespec="seconds"),
+        "reason": reason,
+    }
+    if state == RUNNING:
+        record |= {"host": socket.gethostname(), "pid": os.getpid()}
+        record |= {"process_start": _process_start(os.getpid()), "machine": _machine()}
+    try:
+        with whole_file(path / NAME) as file:
+            file.write((json.dumps(record, indent=1) + "\n").encode())
+    except OSError as error:
+        print(
+            f"warning: {path / NAME} can't be written: {error.strerror}",
+            file=sys.stderr,
+            flush=True,
+        )
+
+
+def read(path: Path, done: bool, iteration_seconds: float = 0.0) -> Status:
+    """The state of the run in a directory.
+
+    Args:
+        path: the directory.
+        done: whether it has all the time steps that it was asked for.
+        iteration_seconds: that an iteration takes.
+
+    Without the file, as older versions leave a run, or where it is damaged, progress.csv shows
+    whether it is done, still growing, or lost.
+    """
+    try:
+        record = json.loads((path / NAME).read_text(encoding="utf-8"))
+        since = datetime.fromisoformat(record["since"]).timestamp()
+        state, reason = str(record["state"]), str(record["reason"])
+    except (OSError, ValueError, LookupError, TypeError, AttributeError):
+        record, since = {}, _changed(path, "config.json")
+        state, reason = (FINISHED if done else RUNNING), ""
+        if done:
+            since = _changed(path, "progress.csv")
+    if state != RUNNING:
+        return Status(state, since, reason)
+    latest = max(since, _changed(path, "progress.csv"))
+    if record.get("machine") is not None and record["machine"] == _machine():
+        pid, start = record.get("pid"), record.get("process_start")
+        if start is not None and _process_start(pid) == start:
+            return Status(RUNNING, since, "")
+        return Status(FAILED, latest, f"killed: its process {pid} is gone")
+    silence = time.time() - latest
+    if silence < max(SILENCE, 10 * iteration_seconds):
+        return Status(RUNNING, since, "")
+    where = f"on {record['host']}" if "host" in record else f"no whole {NAME}"
+    return Status(LOST, latest, f"no row since; {where}")
+
+
+def _changed(path: Path, name: str) -> float:
+    """When a file was last written; 0 where there is none."""
+    with contextlib.suppress(OSError):
+        return (path / name).stat().st_mtime
+    return 0.0
+
+
+def _machine() -> str | None:
+    """Within what a process number means something: this boot of a machine, and a namespace."""
+    try:
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
+        return f"{boot} {os.readlink('/proc/self/ns/pid')}"
+    except OSError:
+        return None
+
+
+def _process_start(pid: Any) -> int | None:
+    """When a process began, in ticks since the boot; None where there is none, or a dead one."""
+    try:
+        words = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()
+        return None if words[0] in "ZX" else int(words[19])
+    except (OSError, ValueError, IndexError):
+        return None
