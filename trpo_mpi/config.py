@@ -202,6 +202,9 @@ class Config:
     """Seconds that one step or reset of an environment may take before the job is ended."""
     drift_check_every: Natural = 1
     """Iterations between two checks that all ranks hold the same parameters (0: never)."""
+    tensorboard: bool = False
+    """Write the columns of progress.csv and the settings for TensorBoard, too, into the run
+    directory's tensorboard/."""
     render: bool = False
     """Show rank 0's first environment in a window."""
     gpu: str = "-1"
@@ -313,7 +316,7 @@ CONFIGS = {config.command: config for config in (Config, AtariConfig)}
 
 NOT_THE_RESULT = frozenset(
     "outdir resume allow_changes checkpoint_every env_timeout drift_check_every render gpu check "
-    "num_timesteps max_iterations max_episodes stop_return max_hours".split()
+    "tensorboard num_timesteps max_iterations max_episodes stop_return max_hours".split()
 )
 """Settings that do not change what is learnt, or only when it ends."""
 

@@ -4,7 +4,7 @@ import os
 import signal
 import time
 import types
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 from trpo_mpi.parallel import startup
 
@@ -26,6 +26,8 @@ class StopRequest:
     def __init__(self) -> None:
         self.signal = 0
         self._when = 0.0
+        self.announce: Callable[[str], None] = to_stderr
+        """How rank 0 says so; called by a signal handler, which may interrupt a print."""
         for number in SIGNALS:
             signal.signal(number, self._note)
 
@@ -40,10 +42,14 @@ class StopRequest:
             if startup.launched()[2] == 0:
                 name = signal.Signals(number).name
                 again = "; Ctrl-C again to stop at once" if number == signal.SIGINT else ""
-                # Not by print: a handler may interrupt another print.
-                os.write(2, f"\n{name}: stopping after this iteration{again}\n".encode())
+                self.announce(f"{name}: stopping after this iteration{again}")
         elif number == signal.SIGINT and now - self._when > ONE_CTRL_C:
             os._exit(128 + number)
+
+
+def to_stderr(text: str) -> None:
+    """Print a line at once, past what another print has under way."""
+    os.write(2, f"\n{text}\n".encode())
 
 
 class TimeLimit:

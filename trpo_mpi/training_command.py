@@ -1,5 +1,6 @@
 """What every training command does: set up the ranks, run the loop, keep the run directory."""
 
+import dataclasses
 import os
 import signal
 import sys
@@ -26,8 +27,9 @@ from trpo_mpi.parallel import startup
 from trpo_mpi.parallel.communicator import Communicator
 from trpo_mpi.policies.policy import Architecture
 from trpo_mpi.recipes import config_of
-from trpo_mpi.run_directory import archive, checkpoint, directory, model_file
+from trpo_mpi.run_directory import archive, checkpoint, directory, event_file, model_file
 from trpo_mpi.run_directory.checkpoint import Checkpoint, CheckpointWriter
+from trpo_mpi.run_directory.event_file import EventFile
 from trpo_mpi.run_directory.model_file import Model
 from trpo_mpi.run_directory.progress import MonitorFile, ProgressFile
 from trpo_mpi.state import Wish
@@ -51,6 +53,8 @@ def main(module: str) -> int:
         config = parse(kind, module, default=found.defaults())
         config.validate()
         found.check(config)
+    if config.tensorboard:
+        comm.on_root(lambda: event_file.check_installed("--tensorboard"))
     grid = batch_grid(config, comm.size)
     comm = comm.with_columns(grid.num_envs)
     start = None
@@ -153,18 +157,30 @@ class _Run:
             kept = (counters.iteration, counters.episodes) if counters.iteration else (None, None)
             self._progress = ProgressFile(path, kept[0])
             self._monitor = MonitorFile(path, config.env, kept[1])
-            self._shown = display.Display(config.num_timesteps, counters.timesteps)
             settings = replace(
                 config,
                 num_envs=trainer.grid.num_envs,
                 timesteps_per_batch=trainer.grid.timesteps,
             )
             self._writer = CheckpointWriter(path, settings)
+            self._events: EventFile | None = None
+            if config.tensorboard:
+                values = dataclasses.asdict(settings)
+                self._events = EventFile(path / "tensorboard", values, counters.timesteps)
             self._limit = TimeLimit(config.max_hours)
             self._seconds = 0.0  # of the last iteration
+            self._shown = display.Display(config.num_timesteps, counters.timesteps)
+            asked.announce = self._shown.announce
 
     def train(self) -> int:
         """Iterate to the end, or until the run is asked to stop; gives the exit code."""
+        try:
+            return self._iterate()
+        finally:
+            if self._comm.is_root:
+                self._shown.close()
+
+    def _iterate(self) -> int:
         trainer = self._trainer
         reason, whole = trainer.finished(), True
         if reason is not None and self._comm.is_root:
@@ -179,6 +195,8 @@ class _Run:
                 self._seconds = row["timesteps_per_batch"] / row["steps_per_second"]
                 self._progress.add(row)
                 self._monitor.add(episodes)
+                if self._events is not None:
+                    self._events.add(row)
                 self._shown.show(row)
             if reason is not None or wish == Wish.CHECKPOINT:
                 whole = self._checkpoint()
@@ -213,7 +231,10 @@ class _Run:
         try:
             self._progress.sync()
             self._monitor.sync()
+            if self._events is not None:
+                self._events.sync()
             self._writer.write(trainer.model(), trainer.best, trainer.state(), columns, began)
+            self._shown.saved(trainer.counters.iteration)
         except OSError as error:
             self._writer.postpone()
             print(

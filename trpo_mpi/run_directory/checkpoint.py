@@ -60,7 +60,8 @@ class Checkpoint:
         Nor does a file name what code is to run: a network of one's own must be named again.
         """
         kind = type(self.settings)
-        carried = {f.name for f in dataclasses.fields(kind)} - NOT_THE_RESULT | {"num_timesteps"}
+        carried = {f.name for f in dataclasses.fields(kind)} - NOT_THE_RESULT
+        carried |= {"num_timesteps", "tensorboard"}
         carried -= {"network"}
         return kind(**{name: getattr(self.settings, name) for name in carried})
 
