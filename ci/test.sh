@@ -54,6 +54,9 @@ in_environment() (
 )
 
 step "environment with MPICH" make_environment "$venv" mpich,dev,pybullet
+# Its reader of monitor.csv needs nothing of what the rest of it needs, PyTorch above all.
+step "Stable-Baselines3, by itself" "$venv/bin/python" -m pip install -qq --no-deps \
+    "stable-baselines3>=2.3"
 step "lint" "$venv/bin/ruff" check
 step "format" "$venv/bin/ruff" format --check
 step "types" "$venv/bin/python" -m mypy

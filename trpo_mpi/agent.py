@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import itertools
 import os
 import sys
 import zipfile
@@ -43,7 +44,8 @@ from trpo_mpi.policies.own import (
     register_network,
 )
 from trpo_mpi.policies.policy import Actor, Policy
-from trpo_mpi.run_directory import archive, checkpoint, model_file
+from trpo_mpi.run_directory import archive, checkpoint, event_file, model_file
+from trpo_mpi.run_directory.event_file import EventFile
 from trpo_mpi.run_directory.model_file import Model
 from trpo_mpi.state import Wish
 
@@ -65,7 +67,7 @@ STABLE_BASELINES: dict[str, Any] = {
 SETTINGS = {field.name for field in dataclasses.fields(Config)} - set(
     "env time_feature num_timesteps recipe outdir resume allow_changes load which checkpoint_every "
     "max_hours env_timeout render check eval_episodes eval_every eval_deterministic "
-    "video_every".split()
+    "video_every tensorboard".split()
 )
 """Fields of `Config` that are arguments here; the others are the commands' alone."""
 
@@ -85,6 +87,8 @@ class TRPO:
         gamma, timesteps_per_batch, max_kl, cg_iters, lam, entcoeff, cg_damping, vf_stepsize,
             vf_iters: as the fields of those names in `Config`, counted over all ranks.
         verbose: 0 prints nothing, 1 progress, 2 TensorFlow's log as well.
+        tensorboard_log: a directory; `learn` writes into the first of TRPO_1, TRPO_2, ... in it
+            that is free, for TensorBoard.
         more: other fields of `Config`, those in `SETTINGS`: `seed`, `num_envs`, `net_arch`, ...;
             `network` may be a function or a Keras model, see `trpo_mpi.policies.own`.
 
@@ -106,6 +110,7 @@ class TRPO:
         vf_stepsize: float = 3e-4,
         vf_iters: int = 3,
         verbose: int = 0,
+        tensorboard_log: str | Path | None = None,
         **more: Any,
     ) -> None:
         policy = policy if isinstance(policy, str) else policy.__name__
@@ -121,6 +126,10 @@ class TRPO:
         self.config = Config(**settings)
         self.config.validate()
         self.verbose = verbose
+        if tensorboard_log is not None:
+            event_file.check_installed("tensorboard_log")
+        self.tensorboard_log = tensorboard_log
+        self._events: EventFile | None = None
         self.env: Env | None = None
         self._model: Model | None = None
         self._state: dict[str, Any] | None = None
@@ -178,22 +187,35 @@ class TRPO:
         shown = None
         if self.verbose and trainer.comm.is_root:
             shown = Display(trainer.config.num_timesteps, done)
+        if self.tensorboard_log is not None and trainer.comm.is_root and self._events is None:
+            self._events = self._event_file(Path(self.tensorboard_log), trainer)
 
         def wish() -> Wish:
             goes_on = callback is None or callback(scope, globals()) is not False
             return Wish.NOTHING if goes_on else Wish.STOP
 
         asked = Wish.NOTHING
-        while asked != Wish.STOP and trainer.finished() is None:
-            scope = {"self": self, **locals()}
-            row, _, asked = trainer.iterate(wish)
-            self._forget(trainer)
-            last = asked == Wish.STOP or trainer.finished() is not None
-            if shown is not None and (last or row["iteration"] % log_interval == 0):
-                shown.show(row)
-        if shown is not None:
-            shown.close()
+        try:
+            while asked != Wish.STOP and trainer.finished() is None:
+                scope = {"self": self, **locals()}
+                row, _, asked = trainer.iterate(wish)
+                self._forget(trainer)
+                last = asked == Wish.STOP or trainer.finished() is not None
+                if shown is not None:
+                    shown.show(row, line=last or row["iteration"] % log_interval == 0)
+                if self._events is not None:
+                    self._events.add(row)
+        finally:
+            if shown is not None:
+                shown.close()
         return self
+
+    def _event_file(self, log: Path, trainer: Trainer) -> EventFile:
+        """That of this model, in a directory of its own."""
+        free = (log / f"{type(self).__name__}_{n}" for n in itertools.count(1))
+        directory = next(path for path in free if not path.exists())
+        settings = {key: getattr(trainer.config, key) for key in sorted(SETTINGS | {"env"})}
+        return EventFile(directory, settings, trainer.counters.timesteps)
 
     def _reseed(self, seed: int) -> None:
         if self._state is not None:
@@ -418,7 +440,7 @@ class PPO(TRPO):
     """Proximal policy optimisation (Schulman et al. 2017) under the same trainer.
 
     Args:
-        policy, env, verbose, more: as of `TRPO`.
+        policy, env, verbose, more: as of `TRPO`, with `tensorboard_log` among the latter.
         gamma, timesteps_per_batch, lam, entcoeff, clip_range, policy_iters, policy_batch,
             policy_stepsize, vf_stepsize, vf_iters, vf_batch: as the fields of those names in
             `Config`, counted over all ranks; the defaults are Stable-Baselines3's.

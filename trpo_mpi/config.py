@@ -224,6 +224,9 @@ class Config:
     """Seconds that one step or reset of an environment may take before the job is ended."""
     drift_check_every: Natural = 1
     """Iterations between two checks that all ranks hold the same parameters (0: never)."""
+    tensorboard: bool = False
+    """Write the columns of progress.csv and the settings for TensorBoard, too, into the run
+    directory's tensorboard/."""
     render: bool = False
     """Show rank 0's first environment in a window."""
     gpu: str = "-1"
@@ -356,12 +359,12 @@ CONFIGS = {config.command: config for config in (Config, AtariConfig)}
 NOT_THE_RESULT = frozenset(
     "outdir resume allow_changes checkpoint_every env_timeout drift_check_every render gpu check "
     "num_timesteps max_iterations max_episodes stop_return max_hours "
-    "eval_episodes eval_every eval_deterministic video_every".split()
+    "eval_episodes eval_every eval_deterministic video_every tensorboard".split()
 )
 """Settings that do not change what is learnt, or only when it ends."""
 
 OF_ONE_START = NOT_THE_RESULT - set(
-    "num_timesteps eval_episodes eval_every eval_deterministic".split()
+    "num_timesteps eval_episodes eval_every eval_deterministic video_every tensorboard".split()
 )
 """Those of them that a run which goes on does not take over."""
 

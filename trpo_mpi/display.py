@@ -1,21 +1,27 @@
 """What rank 0 says on the terminal or in a batch log."""
 
-import math
 import sys
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from tqdm import tqdm
-
-from trpo_mpi import __version__
+from trpo_mpi import __version__, stopping
 from trpo_mpi.config import Config, Grid
 from trpo_mpi.evaluation import Summary
+from trpo_mpi.formats import clock, number
 from trpo_mpi.parallel import startup
 from trpo_mpi.run_directory.checkpoint import Checkpoint
 
-HEADER = "iteration  time steps     return    length       kl  expl.var  steps/s  time left"
+if TYPE_CHECKING:
+    from trpo_mpi.terminal_view import TerminalView
+
+HEADER = (
+    "iteration  time steps     return    length       kl  entropy  expl.var  steps/s  mpi %"
+    "  time left"
+)
 HEADER_EVERY = 50
+LATEST = 50
+"""Iterations whose speed the time left is taken from."""
 
 
 def banner(config: Config, grid: Grid, machine: dict[str, Any]) -> str:
@@ -89,60 +95,85 @@ def evaluation_line(timesteps: int, summary: Summary, mode: str) -> str:
 
 
 class Display:
-    """A progress bar on a terminal, a line an iteration in a log."""
+    """A view that is drawn in place on a terminal, a line an iteration in a log.
+
+    Args:
+        num_timesteps: the length of the run.
+        done: how many of these are over.
+    """
 
     def __init__(self, num_timesteps: int, done: int = 0) -> None:
         self._total = num_timesteps
         self._lines = 0
-        self._bar: tqdm[Any] | None = None
-        # Open MPI gives its ranks a terminal of its own, whatever its own output goes to.
-        if sys.stdout.isatty() and startup.launched()[1] == 1:
-            self._bar = tqdm(
-                total=num_timesteps,
-                initial=done,
-                unit="step",
-                unit_scale=True,
-                file=sys.stdout,
-                dynamic_ncols=True,
-                bar_format="{percentage:3.0f}% {bar} {n_fmt}/{total_fmt} {rate_fmt} "
-                "left {remaining} {postfix}",
-            )
+        self._passed: deque[tuple[int, float]] = deque(maxlen=LATEST)
+        self._view = _view(num_timesteps, done)
 
-    def show(self, row: dict[str, Any]) -> None:
-        """One iteration."""
-        if self._bar is not None:
-            shown = {"return": row["episode_return_mean"], "kl": row.get("kl")}
-            self._bar.set_postfix({k: _number(v, 0, 4) for k, v in shown.items()}, refresh=False)
-            self._bar.update(row["timesteps"] - self._bar.n)
-            return
-        if self._lines % HEADER_EVERY == 0:
-            print(HEADER)
-        self._lines += 1
-        rate = row["timesteps"] / row["seconds"]
-        left = max(0, round((self._total - row["timesteps"]) / rate))
-        print(
-            f"{row['iteration']:9d} {row['timesteps']:11d} "
-            f"{_number(row['episode_return_mean'], 10, 1)} "
-            f"{_number(row['episode_length_mean'], 9, 1)} "
-            f"{_number(row.get('kl'), 8, 5)} {_number(row.get('explained_variance'), 9, 3)} "
-            f"{row['steps_per_second']:8.0f}  {left // 3600}:{left // 60 % 60:02d}:{left % 60:02d}",
-            flush=True,
-        )
+    def show(self, row: dict[str, Any], line: bool = True) -> None:
+        """One iteration; without `line` a log does without it."""
+        left = self._left(row)
+        if self._view is not None:
+            self._view.show(row, left)
+        elif line:
+            self._log(row, left)
 
-    def note(self, line: str) -> None:
-        """A line of its own, between those of iterations."""
-        if self._bar is not None:
-            self._bar.write(line, file=sys.stdout)
+    def say(self, text: str) -> None:
+        """Print a line above the view, or into the log."""
+        print(text, flush=True)
+
+    def announce(self, text: str) -> None:
+        """Say that the run is about to stop; a signal handler may call it."""
+        if self._view is not None:
+            self._view.notice = text
         else:
-            print(line, flush=True)
+            stopping.to_stderr(text)
+
+    def saved(self, iteration: int) -> None:
+        """A checkpoint of this iteration has been written."""
+        if self._view is not None:
+            self._view.saved(iteration)
 
     def close(self) -> None:
         """Leave the terminal to others."""
-        if self._bar is not None:
-            self._bar.close()
+        if self._view is not None:
+            self._view.close()
+            self._view = None
+
+    def _left(self, row: dict[str, Any]) -> float:
+        """Seconds to the end, at the speed of the latest iterations and what lies between them."""
+        now = row["timesteps"], row["seconds"]
+        self._passed.append(now)
+        steps, seconds = (b - a for a, b in zip(self._passed[0], now, strict=True))
+        rate = steps / seconds if seconds > 0 else row["steps_per_second"]
+        return max(0.0, (self._total - row["timesteps"]) / rate)
+
+    def _log(self, row: dict[str, Any], left: float) -> None:
+        if self._lines % HEADER_EVERY == 0:
+            print(HEADER)
+        self._lines += 1
+        seconds = row["timesteps_per_batch"] / row["steps_per_second"]
+        print(
+            f"{row['iteration']:9d} {row['timesteps']:11d} "
+            f"{number(row['episode_return_mean'], 2):>10} "
+            f"{number(row['episode_length_mean'], 1):>9} "
+            f"{number(row.get('kl'), 5):>8} {number(row.get('entropy'), 3):>8} "
+            f"{number(row.get('explained_variance'), 3):>9} "
+            f"{row['steps_per_second']:8.0f} {100 * row['mpi_seconds'] / seconds:6.0f} "
+            f"{clock(left):>10}",
+            flush=True,
+        )
 
 
-def _number(value: float | None, width: int, digits: int) -> str:
-    if value is None or math.isnan(value):
-        return "-".rjust(width)
-    return f"{value:{width}.{digits}f}"
+def _view(num_timesteps: int, done: int) -> "TerminalView | None":
+    """The view, where standard output is a terminal that can show it."""
+    launcher, size, _ = startup.launched()
+    # Open MPI gives its ranks a terminal of its own, whatever its own output goes to.
+    if not sys.stdout.isatty() or size > 1 or "Open MPI" in launcher:
+        return None
+    from rich.console import Console  # rich takes time to load, and logs do without it
+
+    from trpo_mpi.terminal_view import TerminalView
+
+    console = Console(highlight=False)
+    if console.is_dumb_terminal or console.options.ascii_only:
+        return None
+    return TerminalView(console, num_timesteps, done)

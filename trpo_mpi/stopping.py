@@ -30,6 +30,8 @@ class StopRequest:
         self.signal = 0
         self._when = 0.0
         self._end_at_once = end_at_once
+        self.announce: Callable[[str], None] = to_stderr
+        """How rank 0 says so; called by a signal handler, which may interrupt a print."""
         for number in SIGNALS:
             signal.signal(number, self._note)
 
@@ -44,10 +46,14 @@ class StopRequest:
             if startup.launched()[2] == 0:
                 name = signal.Signals(number).name
                 again = "; Ctrl-C again to stop at once" if number == signal.SIGINT else ""
-                # Not by print: a handler may interrupt another print.
-                os.write(2, f"\n{name}: stopping after this iteration{again}\n".encode())
+                self.announce(f"{name}: stopping after this iteration{again}")
         elif number == signal.SIGINT and now - self._when > ONE_CTRL_C:
             self._end_at_once(128 + number)
+
+
+def to_stderr(text: str) -> None:
+    """Print a line at once, past what another print has under way."""
+    os.write(2, f"\n{text}\n".encode())
 
 
 class TimeLimit:

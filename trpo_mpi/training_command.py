@@ -28,8 +28,16 @@ from trpo_mpi.parallel import startup
 from trpo_mpi.parallel.communicator import Communicator
 from trpo_mpi.policies.policy import Architecture
 from trpo_mpi.recording import Recorder
-from trpo_mpi.run_directory import archive, checkpoint, directory, model_file, status_file
+from trpo_mpi.run_directory import (
+    archive,
+    checkpoint,
+    directory,
+    event_file,
+    model_file,
+    status_file,
+)
 from trpo_mpi.run_directory.checkpoint import Checkpoint, CheckpointWriter
+from trpo_mpi.run_directory.event_file import EventFile
 from trpo_mpi.run_directory.model_file import Model
 from trpo_mpi.run_directory.progress import EvaluationsFile, GrowingFile, MonitorFile, ProgressFile
 from trpo_mpi.state import Wish
@@ -49,6 +57,8 @@ def main(module: str) -> int:
         config = parse(CONFIGS[module], module, default=found.defaults())
         config.validate()
         found.check(config)
+    if config.tensorboard:
+        comm.on_root(lambda: event_file.check_installed("--tensorboard"))
     grid = batch_grid(config, comm.size)
     comm = comm.with_columns(grid.num_envs)
     start = None
@@ -173,7 +183,6 @@ class _Run:
             if evaluator is not None or (path / EvaluationsFile.NAME).exists():
                 self._evaluations = EvaluationsFile(path, kept[0])
                 self._files.append(self._evaluations)
-            self._shown = display.Display(config.num_timesteps, counters.timesteps)
             settings = replace(
                 config,
                 num_envs=trainer.grid.num_envs,
@@ -181,11 +190,24 @@ class _Run:
             )
             self._writer = CheckpointWriter(path, settings)
             self._recorder = Recorder(path, config, asked)
+            self._events: EventFile | None = None
+            if config.tensorboard:
+                values = dataclasses.asdict(settings)
+                self._events = EventFile(path / "tensorboard", values, counters.timesteps)
             self._limit = TimeLimit(config.max_hours)
             self._seconds = 0.0  # of the last iteration
+            self._shown = display.Display(config.num_timesteps, counters.timesteps)
+            asked.announce = self._shown.announce
 
     def train(self) -> int:
         """Iterate to the end, or until the run is asked to stop; gives the exit code."""
+        try:
+            return self._iterate()
+        finally:
+            if self._comm.is_root:
+                self._shown.close()
+
+    def _iterate(self) -> int:
         trainer = self._trainer
         reason, whole = trainer.finished(), True
         if reason is not None and self._comm.is_root:
@@ -200,6 +222,8 @@ class _Run:
                 self._seconds = row["timesteps_per_batch"] / row["steps_per_second"]
                 self._progress.add(row)
                 self._monitor.add(episodes)
+                if self._events is not None:
+                    self._events.add(row)
                 self._shown.show(row)
                 self._recorder.follow(row["iteration"], trainer.model)
             due = self._due(trainer.counters.iteration, reason is not None)
@@ -257,7 +281,7 @@ class _Run:
             mode, counters = mode_of(trainer.config.eval_deterministic), trainer.counters
             reached = {"iteration": counters.iteration, "timesteps": counters.timesteps}
             self._evaluations.add({**reached, "mode": mode, **dataclasses.asdict(summary)})
-            self._shown.note(display.evaluation_line(counters.timesteps, summary, mode))
+            self._shown.say(display.evaluation_line(counters.timesteps, summary, mode))
         return summary is not None
 
     def _why(self) -> str:
@@ -275,7 +299,10 @@ class _Run:
         try:
             for file in self._files:
                 file.sync()
+            if self._events is not None:
+                self._events.sync()
             self._writer.write(trainer.model(), trainer.best, trainer.state(), columns, began)
+            self._shown.saved(trainer.counters.iteration)
         except OSError as error:
             self._writer.postpone()
             print(

@@ -5,7 +5,7 @@ import math
 import os
 import sys
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -91,7 +91,11 @@ class GrowingFile:
 
     def write(self, text: str) -> None:
         """Append whole lines."""
-        self._pending += text.encode()
+        self.append(text.encode())
+
+    def append(self, content: bytes) -> None:
+        """Append what is to be there whole or not at all."""
+        self._pending += content
         try:
             self._write_pending()
         except OSError as error:
@@ -211,13 +215,22 @@ class MonitorFile(GrowingFile):
     def __init__(self, directory: Path, env_id: str, keep: int | None = None) -> None:
         path = directory / "monitor.csv"
         self._start = time.time() if keep is None else _started(path)
+        self._last = time.time() - self._start
         header = json.dumps({"t_start": self._start, "env_id": env_id})
         super().__init__(path, f"#{header}\nr,l,t\n", keep)
 
-    def add(self, episodes: Iterable[tuple[float, int]]) -> None:
-        """Append finished episodes: (return, length) each."""
-        seconds = time.time() - self._start
-        self.write("".join(f"{float(r)!r},{length},{seconds:.6f}\n" for r, length in episodes))
+    def add(self, episodes: Sequence[tuple[float, int]]) -> None:
+        """Append finished episodes of one iteration: (return, length) each.
+
+        Each gets a time of its own between the iteration's beginning and its end: readers sort by
+        time, and not all sorts keep the order of equal ones.
+        """
+        now = max(self._last, time.time() - self._start)
+        share = (now - self._last) / max(1, len(episodes))
+        times = (self._last + share * number for number in range(1, len(episodes) + 1))
+        rows = zip(episodes, times, strict=True)
+        self.write("".join(f"{float(r)!r},{length},{t:.6f}\n" for (r, length), t in rows))
+        self._last = now
 
 
 def _started(path: Path) -> float:

@@ -1,0 +1,16 @@
+"""Numbers as a person reads them."""
+
+import math
+
+
+def number(value: float | None, digits: int) -> str:
+    """With so many digits behind the point; a dash where there is no number."""
+    return "-" if value is None or math.isnan(value) else f"{value:.{digits}f}"
+
+
+def clock(seconds: float | None) -> str:
+    """As h:mm:ss; a dash where it is not known."""
+    if seconds is None:
+        return "-"
+    whole = round(seconds)
+    return f"{whole // 3600}:{whole // 60 % 60:02d}:{whole % 60:02d}"
