@@ -281,6 +281,10 @@ class _Run:
             mode, counters = mode_of(trainer.config.eval_deterministic), trainer.counters
             reached = {"iteration": counters.iteration, "timesteps": counters.timesteps}
             self._evaluations.add({**reached, "mode": mode, **dataclasses.asdict(summary)})
+            if self._events is not None:
+                means = {"return_mean": summary.return_mean, "length_mean": summary.length_mean}
+                tagged = {f"evaluation/{name}": x for name, x in means.items()}
+                self._events.add_scalars(counters.timesteps, tagged)
             self._shown.say(display.evaluation_line(counters.timesteps, summary, mode))
         return summary is not None
 

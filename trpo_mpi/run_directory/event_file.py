@@ -34,9 +34,7 @@ GROUPS = {
 def check_installed(flag: str) -> None:
     """Raise `UsageError`, naming what has asked for it, where the package is missing."""
     if importlib.util.find_spec("tensorboard") is None:
-        raise UsageError(
-            f'{flag} needs the package tensorboard: pip install "trpo-mpi[tensorboard]"'
-        )
+        raise UsageError(f'{flag} needs the package tensorboard: pip install "tensorboard>=2.16"')
 
 
 def tag(column: str) -> str:
