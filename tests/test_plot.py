@@ -268,6 +268,7 @@ GOOD = ["good", "--output", "c.png"]
         ([*GOOD, "--reference", "nobody"], "--reference 'nobody': there are baselines, "),
         ([*GOOD, "--reference", "chainerrl"], "Walker2d-v4; the runs are of Toy-v0"),
         ([*GOOD, "--returns", "evaluation"], "good has no evaluations.csv"),
+        ([*GOOD, "--diagnostics"], "good: progress.csv has no policy step yet"),
         ([*GOOD, "--diagnostics", "--band", "std"], "--band is of learning curves"),
     ],
 )

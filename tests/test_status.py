@@ -60,7 +60,7 @@ def test_what_is_read_of_a_run(tmp_path: Path) -> None:
     assert abs(entry.since - time.time()) < 60
     lines = status.table([entry], entry.since + 7200).splitlines()
     assert lines[0].split() == "run environment recipe seed steps return state".split()
-    words = f"{path} Toy-v0 default 3 200/1k 20% 1.5 stopped 2 h ago: stopped by SIGTERM"
+    words = f"{path} Toy-v0 default 3 200/1k 20% 1.5 stopped 2 h ago: by SIGTERM"
     assert lines[1].split() == words.split()
 
 

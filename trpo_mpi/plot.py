@@ -140,8 +140,8 @@ def _drawable(path: Path, settings: Plot) -> list[Run]:
     """A run, or one for each mode of its evaluations. Raises `UsageError` where it has no rows."""
     run = read_run(path)
     if settings.diagnostics:
-        if not run.rows:
-            raise UsageError(f"{path}: progress.csv has no row yet")
+        if not len(run.points("kl")[0]):
+            raise UsageError(f"{path}: progress.csv has no policy step yet")
         return [run]
     if settings.returns == "training":
         if not len(run.points("episode_return_mean")[0]):

@@ -123,7 +123,7 @@ def _cells(entry: Entry, now: float) -> tuple[str, ...]:
     state += "" if entry.state == status_file.RUNNING else " ago"
     whole = asked is not None and entry.timesteps >= asked
     if entry.reason and not (entry.state == status_file.FINISHED and whole):
-        state += f": {entry.reason}"
+        state += f": {entry.reason.removeprefix(f'{entry.state} ')}"
     return (
         entry.run,
         entry.environment or "-",

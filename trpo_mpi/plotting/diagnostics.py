@@ -45,7 +45,8 @@ Draw = Callable[[Any], None]
 def draw(title: str, runs: Sequence[Run]) -> Figure:
     """Draw runs, seeds of one setting, over one another; times as means over them.
 
-    A panel is there where a run has something for it. Raises as `Run.column` does.
+    A panel is there where a run has something for it; each has made a policy step at least.
+    Raises as `Run.column` does.
     """
     algo = runs[0].settings["algo"]
     names = [f"seed {run.settings['seed']}" for run in runs]
