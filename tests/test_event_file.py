@@ -150,7 +150,7 @@ def test_without_the_package_it_says_what_to_install(
     result = python("-c", MISSING)
     assert result.returncode == 2
     words = (
-        'error: --tensorboard needs the package tensorboard: pip install "trpo-mpi[tensorboard]"'
+        'error: --tensorboard needs the package tensorboard: pip install "tensorboard>=2.16"'
     )
     assert result.stderr.endswith(words + "\n")
     assert result.stderr.count("\n") == 1

@@ -7,6 +7,7 @@ python -m trpo_mpi.status /scratch/me --json    those below a directory, for a s
 import dataclasses
 import json
 import math
+import signal
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -56,6 +57,7 @@ class Entry:
 
 def main() -> int:
     """List the runs that the command line names; gives the exit code."""
+    signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # `| head` ends it, and quietly
     settings = parse(Listing, "status")
     paths: list[Path] = []
     for place in map(Path, settings.runs):
