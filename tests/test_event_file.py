@@ -149,9 +149,7 @@ def test_without_the_package_it_says_what_to_install(
 ) -> None:
     result = python("-c", MISSING)
     assert result.returncode == 2
-    words = (
-        'error: --tensorboard needs the package tensorboard: pip install "tensorboard>=2.16"'
-    )
+    words = 'error: --tensorboard needs the package tensorboard: pip install "tensorboard>=2.16"'
     assert result.stderr.endswith(words + "\n")
     assert result.stderr.count("\n") == 1
     assert not (tmp_path / "run").exists()
