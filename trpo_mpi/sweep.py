@@ -87,7 +87,7 @@ def main() -> int:
         failed, finished = queue.failed, [run for run in runs if run.finished()]
     _show(runs, finished, list(varied), outdir)
     for job in failed:
-        print(f"\n{job.run.directory.name} {job.ending()}:\n{job.last_lines()}")
+        print(f"\nthe end of {job.run.log}:\n{job.last_lines()}")
     return 1 if failed else 0
 
 
@@ -107,17 +107,12 @@ def _show(runs: Sequence[Run], finished: Sequence[Run], varied: list[str], outdi
     """The table, on the terminal and as a file, and the learning curves."""
     rows = results.table(runs, finished, varied)
     print(results.as_text(rows, varied))
-    csv, curves = outdir / "results.csv", outdir / "curves.png"
-    try:
-        results.write(rows, csv)
-    except OSError as error:
-        raise UsageError(f"{csv} can't be written: {error.strerror}") from None
+    file, curves = outdir / "results.csv", outdir / "curves.png"
+    results.write(rows, file)
     fault = results.draw(finished, curves)
-    print(
-        f"the table is in {csv}" + ("" if fault else f", learning curves in {curves}"), flush=True
-    )
+    print(f"the table is in {file}" + ("" if fault else f", learning curves in {curves}"))
     if fault:
-        print(f"warning: no {curves}: {fault}", file=sys.stderr, flush=True)
+        print(f"warning: no {curves}: {fault}", file=sys.stderr)
 
 
 if __name__ == "__main__":

@@ -88,7 +88,7 @@ class Job:
         return "\n".join(lines[-LAST_LINES:])
 
     def ending(self) -> str:
-        """How it ended, in words."""
+        """How it has just ended, in words."""
         code, seconds = self.process.returncode, round(time.monotonic() - self.began)
         after = f"after {seconds // 3600}:{seconds // 60 % 60:02d}:{seconds % 60:02d}"
         if code == 0:
@@ -148,6 +148,7 @@ class Queue:
 
     def _start(self, run: Run) -> Job:
         with open(run.log, "ab") as log:
+            begin = log.tell()
             # In a session of its own: the terminal's Ctrl-C is for the sweep, which passes it on
             # as the one signal that every launcher hands to its ranks.
             process = subprocess.Popen(
@@ -159,7 +160,7 @@ class Queue:
                 pass_fds=(self._held,),
                 env=os.environ | UNBOUND,
             )
-            return Job(run, process, time.monotonic(), log.tell())
+            return Job(run, process, time.monotonic(), begin)
 
     def _ask(self) -> None:
         """Ask all that are at work to stop."""
