@@ -73,7 +73,8 @@ def test_a_video_shows_the_episodes_of_evaluate(tmp_path: Path, python: Run, mod
     assert frames[0].shape == (322, 36, 3)
     wanted = [brightness(step) for _, length in episodes for step in range(length + 1)]
     assert [float(frame.mean()) for frame in frames] == pytest.approx(wanted, abs=4)
-    assert sorted(os.listdir(tmp_path)) == ["evaluation.csv", "film.mp4", "model.zip"]
+    written = ["evaluation.csv", "evaluation.json", "film.mp4", "model.zip"]
+    assert sorted(os.listdir(tmp_path)) == written
 
 
 def test_mujoco_draws_without_a_screen(tmp_path: Path, python: Run) -> None:
