@@ -117,10 +117,19 @@ def _waits(runs: Sequence[Run]) -> dict[str, Points]:
     """Seconds an iteration in MPI, mean over runs, by column; empty on a single rank."""
     found = {}
     for column in ("mpi_seconds", "mpi_min_seconds", "mpi_max_seconds"):
-        series = [run.points(column) for run in runs]
+        series = [
+            run.points(column) if column == "mpi_seconds" else _before(run, column) for run in runs
+        ]
         if all(len(timesteps) for timesteps, _ in series):
             found[column] = _mean(series)
     return found if any(values.any() for _, values in found.values()) else {}
+
+
+def _before(run: Run, column: str) -> Points:
+    """Of a column whose values are those of the iteration before their row's."""
+    timesteps, values = run.column("timesteps")[:-1], run.column(column)[1:]
+    there = np.isfinite(timesteps) & np.isfinite(values)
+    return timesteps[there], values[there]
 
 
 def _mean(series: Sequence[Points]) -> Points:
