@@ -149,7 +149,7 @@ def test_the_command_says_what_there_is(tmp_path: Path, python: Run) -> None:
         ["input", "observation_both_0", "(N, 2, 2)       int64"],
         ["input", "observation_both_1", "(N, 2)          int8"],
         ["input", "observation_where", "(N, 2, 2)       float32"],
-        ["input", "observation_which_one", "(N,)            int64"],
+        ["input", "observation_which_one", "(N)             int64"],
         ["input", "state", "(N, 10)         float32"],
         ["output", "action", "(N, 2, 3)       float64"],
         ["output", "parameters", "(N, 12)         float32"],

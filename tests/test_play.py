@@ -17,10 +17,8 @@ import numpy as np
 import pytest
 from conftest import Run, started
 from film_envs import brightness
-from test_evaluate import model_of
-from toy_policies import mlp_policy
 
-from trpo_mpi.config import Atari
+from trpo_mpi.config import Atari, Config
 from trpo_mpi.envs.make import check_env
 from trpo_mpi.envs.rendering import frame_rate
 from trpo_mpi.errors import UsageError
@@ -30,13 +28,11 @@ from trpo_mpi.run_directory import model_file
 FILM = "film_envs:Film-v0"
 
 
-def save_model(folder: Path, env_id: str) -> Path:
-    """A policy of random parameters."""
-    spaces = check_env(env_id)
-    policy = mlp_policy(spaces.observation_size, spaces.action, (4,))
-    theta = policy.initialise(np.random.default_rng(1))
+def save_model(folder: Path, env_id: str, network: str | None = None) -> Path:
+    """A policy that has learnt nothing."""
+    config = Config(env=env_id, net_arch=(4,), network=network)
     path = folder / "model.zip"
-    model_file.save(path, model_of(env_id, spaces, theta, (4,)))
+    model_file.save(path, model_file.initial(config, check_env(env_id)))
     return path
 
 
@@ -77,12 +73,17 @@ def test_a_video_shows_the_episodes_of_evaluate(tmp_path: Path, python: Run, mod
     assert sorted(os.listdir(tmp_path)) == written
 
 
-def test_mujoco_draws_without_a_screen(tmp_path: Path, python: Run) -> None:
+@pytest.mark.parametrize(("network", "screen"), [(None, ""), ("toy_own:network", ":1234")])
+def test_mujoco_draws_without_a_screen(
+    tmp_path: Path, python: Run, network: str | None, screen: str
+) -> None:
+    """Also beside TensorFlow, whose LLVM and that of Mesa's OpenGL end a process together."""
     if not ctypes.util.find_library("EGL"):
         pytest.skip("there is no EGL here (Debian: libegl1)")
-    save_model(tmp_path, "InvertedPendulum-v5")
-    nowhere = {"DISPLAY": "", "WAYLAND_DISPLAY": ""}
-    result = python("-m", "trpo_mpi.play", "model.zip", "--video", "pole.mp4", **nowhere)
+    save_model(tmp_path, "InvertedPendulum-v5", network)
+    nowhere = {"DISPLAY": screen, "WAYLAND_DISPLAY": ""}
+    arguments = ["model.zip", "--video", "pole.mp4", *(["--network", network] if network else [])]
+    result = python("-m", "trpo_mpi.play", *arguments, **nowhere)
     assert result.returncode == 0, result.stderr
     length = int(result.stdout.splitlines()[2].split()[2])
     rate, frames = read(tmp_path / "pole.mp4")
@@ -128,7 +129,7 @@ def play(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["model.zip"], "no screen .* --video FILE.mp4"),
+        (["model.zip"], "no window: DISPLAY is not set; write a video, --video FILE.mp4"),
         (["model.zip", "--video", "x.txt"], "--video is x.txt; its name must end in .mp4"),
         (["model.zip", "--video", "no/x.mp4"], "there is no directory no"),
         (["model.zip", "--video", "model.zip/x.mp4"], "there is no directory model.zip"),
@@ -142,6 +143,20 @@ def test_wrong_usage_is_one_line(play: Any, arguments: list[str], message: str) 
     with pytest.raises(UsageError, match=message):
         play(*arguments)
     assert sorted(os.listdir()) == ["folder.mp4", "model.zip"]
+
+
+def test_a_screen_that_does_not_answer_is_one_line(tmp_path: Path, python: Run) -> None:
+    save_model(tmp_path, "InvertedPendulum-v5")
+    result = python("-m", "trpo_mpi.play", "model.zip", DISPLAY=":1234", WAYLAND_DISPLAY="")
+    assert result.returncode == 2
+    assert result.stderr.startswith("play: error: no window: DISPLAY does not answer")
+    assert len(result.stderr.splitlines()) == 1
+
+
+def test_it_is_for_one_process(play: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PMI_SIZE", "2")
+    with pytest.raises(UsageError, match="started 2 processes; this command is for one"):
+        play("model.zip", "--video", "x.mp4")
 
 
 def test_a_missing_library_is_named(play: Any, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,7 +8,7 @@ python -m trpo_mpi.export runs/Hopper-v4-default-s0 --saved-model hopper
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 from tyro.conf import Positional, arg
 
@@ -45,6 +45,7 @@ class Export:
 def main() -> int:
     """Export as the command line says; gives the exit code."""
     settings = parse(Export, "export")
+    startup.check_alone()
     startup.unwind_on_signals()
     path = Path(settings.saved_model)
     if path.exists():
@@ -69,12 +70,9 @@ def main() -> int:
     width = max(map(len, [*inputs, *outputs])) + 2
     for what, signature in (("input", inputs), ("output", outputs)):
         for name, spec in signature.items():
-            print(f"{what:8}{name:{width}}{_shape(spec.shape):16}{spec.dtype.name}")
+            shape = ", ".join(["N", *map(str, spec.shape[1:])])
+            print(f"{what:8}{name:{width}}{f'({shape})':16}{spec.dtype.name}")
     return 0
-
-
-def _shape(shape: Any) -> str:
-    return f"({', '.join(['N', *map(str, shape[1:])])}{',' if len(shape) == 1 else ''})"
 
 
 if __name__ == "__main__":

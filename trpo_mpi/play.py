@@ -6,6 +6,8 @@ python -m trpo_mpi.play runs/Hopper-v4-default-s0 --video hopper.mp4    where th
 Its episodes are those that `evaluate` plays, with the same numbers.
 """
 
+import os
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -23,7 +25,7 @@ from trpo_mpi import tensorflow_setup, video
 from trpo_mpi.command_line import parse
 from trpo_mpi.config import Count, Natural, check_ranges
 from trpo_mpi.envs.make import quiet_gymnasium
-from trpo_mpi.envs.rendering import Filmed, drawing, frame_rate, has_screen, prepare_offscreen
+from trpo_mpi.envs.rendering import Filmed, check_window, drawing, frame_rate, prepare_offscreen
 from trpo_mpi.errors import UsageError
 from trpo_mpi.evaluation import (
     Behaviour,
@@ -45,8 +47,8 @@ class Play:
     run: Annotated[Positional[str], arg(metavar="DIR")]
     """A run directory, a model.zip or a checkpoint."""
     video: str | None = None
-    """Write an MP4 file and open no window: all episodes in this one file, in real time, one
-    behind the other. [default: none]"""
+    """Write an MP4 file, in real time, and open no window. Several episodes stand in it one behind
+    the other. [default: none]"""
     which: str = "latest"
     """Of a run directory: latest, best, or the iteration of a checkpoint."""
     episodes: Count = 1
@@ -63,24 +65,25 @@ def main() -> int:
     """Play as the command line says; gives the exit code."""
     settings = parse(Play, "play")
     check_ranges(settings)
+    startup.check_alone()
     startup.unwind_on_signals()
     if settings.video is not None:
         video.check_path(Path(settings.video), "--video")
         prepare_offscreen()
-    elif not has_screen():
-        raise UsageError(
-            "there is no screen for a window, DISPLAY and WAYLAND_DISPLAY are not set; "
-            "write a video: --video FILE.mp4"
-        )
+    else:
+        check_window()
     model = load_model(settings.run, settings.which, settings.network)
     with drawing(model.env):
         check_environment(model, settings.run)
+    quiet_gymnasium()
+    env = open_env(model, "human" if settings.video is None else "rgb_array")
     if model.architecture.needs_tensorflow:
+        # OpenGL brings an LLVM of its own (Mesa's), at which TensorFlow's would look: it must be
+        # there first, and TensorFlow must prefer its own, or the process ends.
+        sys.setdlopenflags(os.RTLD_NOW | getattr(os, "RTLD_DEEPBIND", 0))
         tensorflow_setup.set_up("-1", 0)
     if model.architecture.network is not None:
         model.check_network(f"DIR {settings.run}")
-    quiet_gymnasium()
-    env = open_env(model, "human" if settings.video is None else "rgb_array")
     if settings.video is None:
         play(settings, model, env)
     else:
@@ -108,8 +111,8 @@ def open_env(model: Model, mode: str) -> gym.Env[Any, Any]:
 
 def play(settings: Play, model: Model, env: gym.Env[Any, Any]) -> None:
     """Play the episodes and print each one's return and length."""
-    mode = mode_of(settings.deterministic)
-    print(f"{model.env}: {mode} policy, seed {settings.seed}\nepisode      return  length")
+    print(f"{model.env}: {mode_of(settings.deterministic)} policy, seed {settings.seed}")
+    print("episode      return  length", flush=True)
     act = Behaviour(model.actor(), model.normalizer, settings.deterministic)
     for number in range(settings.episodes):
         played = play_episode(env, act, settings.seed, number)
@@ -125,7 +128,7 @@ def film(settings: Play, model: Model, env: gym.Env[Any, Any], path: Path) -> No
         with video.video_file(path, fps) as show:
             play(settings, model, Filmed(env, show, every))
     except OSError as error:
-        raise UsageError(f"--video {path} can't be written: {error.strerror}") from None
+        raise UsageError(f"--video {path} can't be written: {error.strerror or error}") from None
     print(f"the video is {path}, {float(fps):g} frames a second", flush=True)
 
 

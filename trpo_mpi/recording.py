@@ -99,6 +99,9 @@ class Recorder:
         process = self._process
         if process is None:
             return
+        if wait and process.poll() is None:
+            print(f"waiting for the video of iteration {self._iteration}, a minute at most")
+            sys.stdout.flush()
         end = time.monotonic() + (PATIENCE if wait else 0)
         while process.poll() is None and time.monotonic() < end and not self._asked.signal:
             time.sleep(0.05)

@@ -4,6 +4,7 @@ import contextlib
 import ctypes.util
 import os
 import sys
+import warnings
 from collections.abc import Callable, Iterator
 from fractions import Fraction
 from typing import Any
@@ -29,24 +30,47 @@ def has_screen() -> bool:
     return bool(os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY"))
 
 
+def screen_answers() -> bool:
+    """Whether a window can be opened; not where the screen is one of a lost ssh.
+
+    Libraries that try nevertheless may end the process.
+    """
+    if not has_screen():
+        return False
+    import glfw
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return bool(glfw.init())
+
+
+def check_window() -> None:
+    """Raise `UsageError` unless a window can be opened."""
+    if not screen_answers():
+        reason = "DISPLAY does not answer" if has_screen() else "DISPLAY is not set"
+        raise UsageError(f"no window: {reason}; write a video, --video FILE.mp4")
+
+
 def prepare_offscreen() -> None:
     """Let MuJoCo draw through EGL where there is no screen; call before it is imported.
 
-    What the user has set stays. Where there is no EGL it is left unset too:
-    MuJoCo would refuse to be imported at all.
+    What the user has set stays. Where there is no EGL nothing is set: MuJoCo would refuse to be
+    imported at all.
     """
-    if has_screen():
+    if screen_answers():
         return
     os.environ.setdefault("SDL_VIDEODRIVER", "dummy")  # or pygame says that it looked for one
-    if "MUJOCO_GL" not in os.environ and ctypes.util.find_library("EGL"):
-        os.environ["MUJOCO_GL"] = "egl"
+    if ctypes.util.find_library("EGL"):
+        os.environ.setdefault("MUJOCO_GL", "egl")
 
 
 @contextlib.contextmanager
 def drawing(env_id: str) -> Iterator[None]:
     """Turn what libraries raise when they can't draw into `UsageError`, with what would help."""
     try:
-        yield
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", module="glfw")  # the error says it all
+            yield
     except (UsageError, EnvironmentFault):
         raise
     except Exception as error:

@@ -98,6 +98,13 @@ def launched(environ: Mapping[str, str] = os.environ) -> tuple[str, int, int]:
     return "no launcher", 1, 0
 
 
+def check_alone() -> None:
+    """Raise `UsageError` where a launcher has started several processes of a command for one."""
+    name, size, _ = launched()
+    if size > 1:
+        raise UsageError(f"{name} started {size} processes; this command is for one")
+
+
 def without_launcher(environ: Mapping[str, str] = os.environ) -> dict[str, str]:
     """The environment variables less those of launchers: a process started with it is no rank."""
     return {name: x for name, x in environ.items() if not name.startswith(_OF_LAUNCHERS)}
