@@ -6,8 +6,6 @@ python -m trpo_mpi.play runs/Hopper-v4-default-s0 --video hopper.mp4    where th
 Its episodes are those that `evaluate` plays, with the same numbers.
 """
 
-import os
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -78,10 +76,7 @@ def main() -> int:
     quiet_gymnasium()
     env = open_env(model, "human" if settings.video is None else "rgb_array")
     if model.architecture.needs_tensorflow:
-        # OpenGL brings an LLVM of its own (Mesa's), at which TensorFlow's would look: it must be
-        # there first, and TensorFlow must prefer its own, or the process ends.
-        sys.setdlopenflags(os.RTLD_NOW | getattr(os, "RTLD_DEEPBIND", 0))
-        tensorflow_setup.set_up("-1", 0)
+        tensorflow_setup.set_up("-1", 0, drawn=True)
     if model.architecture.network is not None:
         model.check_network(f"DIR {settings.run}")
     if settings.video is None:

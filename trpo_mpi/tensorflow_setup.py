@@ -6,16 +6,21 @@ import sys
 from trpo_mpi.errors import UsageError
 
 
-def set_up(gpu: str, local_rank: int) -> list[str]:
+def set_up(gpu: str, local_rank: int, drawn: bool = False) -> list[str]:
     """Import TensorFlow; call before anything else does.
 
     Args:
         gpu: `-1` hides all GPUs, `auto` gives each rank of a node its own, a number names one.
         local_rank: this rank's number on its node.
+        drawn: whether this process has drawn by OpenGL, or will: then it must have by now.
 
     Returns the names of the visible GPUs. Raises `UsageError` where there is none to give.
     """
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    if drawn:
+        # OpenGL brings an LLVM of its own (Mesa's), at which TensorFlow's would look: it must be
+        # there first, and TensorFlow must prefer its own, or the process ends.
+        sys.setdlopenflags(os.RTLD_NOW | getattr(os, "RTLD_DEEPBIND", 0))
     sys.stderr.flush()
     # Four lines of start-up notes a process come from C++ before any log level is read.
     kept = os.dup(2)

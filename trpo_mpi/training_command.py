@@ -72,7 +72,10 @@ def main(module: str) -> int:
         env = comm.everywhere(lambda: _make_env(config))
         evaluator = Evaluator(env, comm, config, watchdog)
     local_rank = comm.local_rank()
-    gpus = comm.everywhere(lambda: tensorflow_setup.set_up(config.gpu, local_rank))
+    shows = config.render and comm.is_root
+    if shows:
+        envs.envs[0].reset()  # opens its window
+    gpus = comm.everywhere(lambda: tensorflow_setup.set_up(config.gpu, local_rank, shows))
     given, source = start, f"--load {config.load}"
     if found is not None:
         given, source = found.model, f"--resume {found.path}"
