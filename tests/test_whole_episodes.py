@@ -133,7 +133,8 @@ def test_time_feature() -> None:
     env = make_env("CartPole-v1", time_feature=True)
     first, _ = env.reset(seed=0)
     assert first.shape == (5,)
-    assert [first[4], *(env.step(0)[0][4] for _ in range(3))] == [0, 1, 2, 3]
+    shares = [first[4], *(env.step(0)[0][4] for _ in range(3))]
+    assert shares == pytest.approx([0, 1 / 500, 2 / 500, 3 / 500])
     assert env.reset()[0][4] == 0
     with pytest.raises(UsageError, match="--time-feature: toy_envs:Counter-v0 has no time limit"):
         make_env("toy_envs:Counter-v0", time_feature=True)

@@ -68,8 +68,8 @@ class Config:
     env: str = "Hopper-v4"
     """Environment: any id that Gymnasium can make, `module:Id-v0` included."""
     time_feature: bool = False
-    """Append the time step within the episode to the observation, so that the critic can know how
-    near a time limit is (Coady)."""
+    """Append to the observation the share of the episode's time limit that has passed, so that the
+    critic can know how near it is (Coady)."""
     num_timesteps: Count = 1_000_000
     """Length of the run, in time steps of all environments together."""
     seed: Natural = 0

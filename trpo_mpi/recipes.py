@@ -179,8 +179,9 @@ RECIPES = {
         "the first batch initialises the scaler, there five episodes; observations are divided by "
         "their deviation, there by three times that; the log-variance has one parameter for each "
         "action, there many of which it is the sum, which makes it learn faster; the critic's step "
-        "size is 0.01 over the root of its middle layer there, 2e-3 for Hopper; the advantage of "
-        "an episode's last step under a time limit counts what would have come",
+        "size is 0.01 over the root of its middle layer there, 2e-3 for Hopper; time is counted in "
+        "limits, there in thousands of steps; the advantage of an episode's last step under a time "
+        "limit counts what would have come",
         by_env={
             "Reacher": {"episodes_per_batch": 50},
             "Swimmer": {"episodes_per_batch": 5},

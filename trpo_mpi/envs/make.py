@@ -22,7 +22,7 @@ def make_env(
 ) -> gym.Env[Any, Any]:
     """One environment; with `atari`, a game of ale-py's.
 
-    With `time_feature` observations end with the number of time steps since the episode's start.
+    With `time_feature` observations end with the share of the time limit that has passed.
 
     Raises `UsageError` for an id that Gymnasium does not know, naming near ones, for a game where
     none is wanted and the reverse, and for an environment whose packages are missing.
@@ -39,7 +39,7 @@ def make_env(
             return games.make_atari(env_id, atari, render_mode)
         # The passive checker looks at the first step alone and costs 3 % of all the others.
         env = gym.make(env_id, disable_env_checker=True, **mode)
-        return TimeAwareObservation(env) if time_feature else env
+        return TimeAwareObservation(env, normalize_time=True) if time_feature else env
     except ValueError:
         if not time_feature:
             raise

@@ -54,7 +54,7 @@ class Model:
     atari: Atari | None = None
     """What stands between the game and the policy, where it is a game of ale-py's."""
     time_feature: bool = False
-    """Whether observations end with the time step within the episode."""
+    """Whether observations end with the share of the time limit that has passed."""
     iteration: int | None = None
     """The iteration of its run after which it was so; None where a file does not say."""
     timesteps: int | None = None
