@@ -119,6 +119,7 @@ def test_stopped_and_resumed(evaluated: Path, tmp_path: Path, python: Run, mpiru
     check_same(tmp_path / "run", evaluated)
 
 
+@pytest.mark.long
 @pytest.mark.mpi
 def test_a_signal_does_not_wait_for_an_evaluation(
     evaluated: Path, tmp_path: Path, python: Run
@@ -176,6 +177,7 @@ def test_a_fault_of_one_ranks_environment_ends_the_job(
     assert words in result.stderr + result.stdout  # Python 3.10 prints its note
 
 
+@pytest.mark.long
 def test_atari_games_count_and_not_lives(tmp_path: Path, python: Run) -> None:
     """During training as in the command: five lives a game."""
     flags = ["--env", "ALE/Breakout-v5", "--num-envs", "2", "--timesteps-per-batch", "64"]

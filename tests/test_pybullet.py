@@ -42,7 +42,13 @@ ABSENT = [
 pytest.importorskip(PACKAGE)
 
 
-@pytest.mark.parametrize("name", REGISTERED)
+@pytest.mark.parametrize(
+    "name",
+    [
+        *REGISTERED[::6],
+        *(pytest.param(x, marks=pytest.mark.long) for x in REGISTERED if x not in REGISTERED[::6]),
+    ],
+)
 def test_two_iterations(name: str) -> None:
     check_env(f"{PACKAGE}:{name}")
     trainer = toy_trainer(lambda: make_env(f"{PACKAGE}:{name}"), num_envs=2, timesteps_per_batch=64)

@@ -197,6 +197,7 @@ def test_running_stopped_resumed_finished_and_killed(tmp_path: Path, mpirun: Run
     assert (own[known - 1] <= most[known] + 1e-3).all()
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("kind", ["raise", "hang"])
 def test_a_rank_that_fails_says_so(tmp_path: Path, mpirun: Run, kind: str) -> None:
     arguments = ["--env-timeout", "3", "--outdir", "run"]

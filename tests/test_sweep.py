@@ -306,6 +306,7 @@ def wait_for_rows(folder: Path, runs: int) -> None:
         time.sleep(0.1)
 
 
+@pytest.mark.long
 def test_a_signal_stops_all_and_the_same_command_goes_on(tmp_path: Path) -> None:
     """Meanwhile no other sweep may work there."""
     command = [*SWEEP, *SLOW.split()]
@@ -340,6 +341,7 @@ def at_work(folder: Path) -> list[str]:
     return found
 
 
+@pytest.mark.long
 def test_a_second_ctrl_c_ends_all_at_once(tmp_path: Path) -> None:
     line = SLOW.replace("--jobs 2", "--jobs 1")
     with started([*SWEEP, *line.split()], tmp_path, SECONDS_A_STEP="3") as process:
