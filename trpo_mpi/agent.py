@@ -541,10 +541,10 @@ def _environments(
                 "episodes_per_batch needs environments that are dealt out: an id or a function"
             )
         own = env.num_envs if isinstance(env, gym.vector.VectorEnv) else 1
-        numbers = comm.gather_rows(np.array([[own]]), np.ones(comm.size, int))
+        numbers = comm.gather_number(own)
         if (numbers != own).any():
             raise UsageError(
-                f"the ranks have {', '.join(str(n) for n in numbers[:, 0])} environments; "
+                f"the ranks have {', '.join(str(n) for n in numbers)} environments; "
                 "each must have as many as the others"
             )
         config = replace(config, num_envs=own * comm.size)

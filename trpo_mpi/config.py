@@ -416,6 +416,11 @@ class Grid:
         """Time steps of a whole batch; 0 where that is not known."""
         return self.num_envs * self.horizon
 
+    @property
+    def settings(self) -> dict[str, Any]:
+        """The fields of `Config` that it fills in."""
+        return {"num_envs": self.num_envs, "timesteps_per_batch": self.timesteps or None}
+
     def rows(self, timesteps: int) -> int:
         """How many time indices come nearest below so many time steps: at least one."""
         rows = max(1, timesteps // self.num_envs)
@@ -428,45 +433,34 @@ def batch_grid(config: Config, ranks: int) -> Grid:
     Raises `UsageError`, with values that would work, where a rank would have no environment or
     the environments do not divide the batch.
     """
-    if config.episodes_per_batch is not None:
-        return _episode_grid(config, config.episodes_per_batch, ranks)
-    envs = config.num_envs or max(16, ranks)
-    if envs < ranks:
-        raise UsageError(
-            f"--num-envs {envs} leaves some of {ranks} ranks without an environment; "
-            f"use --num-envs {ranks} or more, or start {envs} ranks"
-        )
-    batch = config.timesteps_per_batch or envs * max(1, round(config.batch_default / envs))
-    if batch % envs:
-        below, above = batch // envs * envs, -(-batch // envs) * envs
-        nearest = f"{below} or {above}" if below else f"{above}"
-        raise UsageError(
-            f"--timesteps-per-batch {batch} is no multiple of --num-envs {envs}; use {nearest}"
-        )
-    low, high = ADAPTED_BATCH
-    if config.adapts_batch and not low <= batch <= high:
-        raise UsageError(
-            f"--timesteps-per-batch is {batch}; with --adapt {config.adapt} it must be from {low} "
-            f"to {high}"
-        )
-    return Grid(envs, batch // envs)
-
-
-def _episode_grid(config: Config, episodes: int, ranks: int) -> Grid:
-    envs = config.num_envs or episodes
+    episodes = config.episodes_per_batch
+    envs = config.num_envs or episodes or max(16, ranks)
     if envs < ranks:
         name = "--num-envs" if config.num_envs else "--episodes-per-batch"
         raise UsageError(
             f"{name} {envs} leaves some of {ranks} ranks without an environment; "
             f"use {name} {ranks} or more, or start {envs} ranks"
         )
-    if episodes % envs:
-        below, above = episodes // envs * envs, -(-episodes // envs) * envs
-        nearest = f"{below} or {above}" if below else f"{above}"
+    if episodes is not None:
+        return Grid(envs, 0, _of_each("--episodes-per-batch", episodes, envs))
+    batch = config.timesteps_per_batch or envs * max(1, round(config.batch_default / envs))
+    horizon = _of_each("--timesteps-per-batch", batch, envs)
+    low, high = ADAPTED_BATCH
+    if config.adapts_batch and not low <= batch <= high:
         raise UsageError(
-            f"--episodes-per-batch {episodes} is no multiple of --num-envs {envs}; use {nearest}"
+            f"--timesteps-per-batch is {batch}; with --adapt {config.adapt} it must be from {low} "
+            f"to {high}"
         )
-    return Grid(envs, 0, episodes // envs)
+    return Grid(envs, horizon)
+
+
+def _of_each(name: str, batch: int, envs: int) -> int:
+    """The share of each environment; `UsageError`, naming the setting, where they don't divide."""
+    if batch % envs:
+        below, above = batch // envs * envs, -(-batch // envs) * envs
+        nearest = f"{below} or {above}" if below else f"{above}"
+        raise UsageError(f"{name} {batch} is no multiple of --num-envs {envs}; use {nearest}")
+    return batch // envs
 
 
 def largest_grid(config: Config, grid: Grid, time_limit: int | None) -> Grid:

@@ -23,7 +23,7 @@ from trpo_mpi import tensorflow_setup, video
 from trpo_mpi.command_line import parse
 from trpo_mpi.config import Count, Natural, check_ranges
 from trpo_mpi.envs.make import quiet_gymnasium
-from trpo_mpi.envs.rendering import Filmed, check_window, drawing, frame_rate, prepare_offscreen
+from trpo_mpi.envs.rendering import Filmed, drawing, frame_rate, prepare_offscreen, screen_fault
 from trpo_mpi.errors import UsageError
 from trpo_mpi.evaluation import (
     Behaviour,
@@ -68,8 +68,8 @@ def main() -> int:
     if settings.video is not None:
         video.check_path(Path(settings.video), "--video")
         prepare_offscreen()
-    else:
-        check_window()
+    elif (fault := screen_fault()) is not None:
+        raise UsageError(f"no window: {fault}; write a video, --video FILE.mp4")
     model = load_model(settings.run, settings.which, settings.network)
     with drawing(model.env):
         check_environment(model, settings.run)

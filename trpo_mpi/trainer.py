@@ -204,10 +204,7 @@ class Trainer:
             horizon = max(1, min(self.adaptation.horizon, left))
             return self._sampler.collect(actor, self.normalizer, horizon)
         batch = self._sampler.collect_episodes(actor, self.normalizer, self.grid.episodes)
-        lengths = self.comm.gather_rows(
-            np.array([[batch.mask.shape[1]]]), np.ones(self.comm.size, int)
-        )
-        return batch.resized(int(lengths.max()))
+        return batch.resized(int(self.comm.gather_number(batch.mask.shape[1]).max()))
 
     def _keep_best(self) -> None:
         counters = self.counters

@@ -89,7 +89,7 @@ def main(module: str) -> int:
     begun = 0
     if found is not None:
         begun = trainer.resume(found.model, found.best, found.state, found.columns)
-        begun = int(comm.gather_rows(np.array([[begun]]), np.ones(comm.size, int)).sum())
+        begun = int(comm.gather_number(begun).sum())
     machine = _machine(comm, gpus) | {"exact_rows": trainer.exact_rows}
     if comm.is_root:
         print(display.banner(config, grid, machine), flush=True)

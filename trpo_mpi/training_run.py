@@ -4,7 +4,6 @@ import dataclasses
 import signal
 import sys
 import time
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -46,11 +45,7 @@ class TrainingRun:
             if evaluator is not None or (path / EvaluationsFile.NAME).exists():
                 self._evaluations = EvaluationsFile(path, kept[0])
                 self._files.append(self._evaluations)
-            settings = replace(
-                config,
-                num_envs=trainer.grid.num_envs,
-                timesteps_per_batch=trainer.grid.timesteps or None,
-            )
+            settings = dataclasses.replace(config, **trainer.grid.settings)
             self._writer = CheckpointWriter(path, settings)
             self._recorder = Recorder(path, config, asked)
             self._events: EventFile | None = None

@@ -21,15 +21,13 @@ from typing import Any
 
 import numpy as np
 
-BASELINES = {  # training return, OpenAI Baselines trpo_mpi, 1M steps (its benchmark page)
-    "Hopper-v4": 1913,
-    "HalfCheetah-v4": 1290,
-    "Walker2d-v4": 2343,
-    "Swimmer-v4": 95,
-    "InvertedPendulum-v4": 905,
-    "InvertedDoublePendulum-v4": 6732,
-    "Reacher-v4": -4.8,
-}
+from trpo_mpi.plotting.references import REFERENCES
+
+BASELINES = REFERENCES["baselines"].scores
+ENVS = (
+    *("Hopper-v4", "HalfCheetah-v4", "Walker2d-v4", "Swimmer-v4"),
+    *("InvertedPendulum-v4", "InvertedDoublePendulum-v4", "Reacher-v4"),
+)
 MODES = ("training", "stochastic", "deterministic")
 
 
@@ -83,7 +81,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--runs", type=Path, required=True, help="where the runs are kept")
     parser.add_argument("--results", type=Path, required=True)
-    parser.add_argument("--envs", nargs="+", default=list(BASELINES))
+    parser.add_argument("--envs", nargs="+", default=ENVS)
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--steps", type=int, default=1_000_000)
     parser.add_argument("--jobs", type=int, default=2)
@@ -110,7 +108,10 @@ def main() -> None:
         own = [row for row in rows if row["env"] == env]
         if own:
             cells = [str(len(own)), *(interval([row[mode] for row in own]) for mode in MODES)]
-            table += f"| {env} | {' | '.join(cells)} | {BASELINES.get(env, '')} |\n"
+            published = BASELINES.get(env)
+            digits = 1 if published is not None and abs(published) < 10 else 0
+            cells.append("" if published is None else f"{published:.{digits}f}")
+            table += f"| {env} | {' | '.join(cells)} |\n"
     (options.results / "scores.md").write_text(table)
     print(table)
     output = ["--output", str(options.results / "curves.png")]

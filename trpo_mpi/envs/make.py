@@ -9,7 +9,7 @@ from gymnasium.wrappers import TimeAwareObservation
 
 from trpo_mpi.config import Atari, AtariConfig, Config
 from trpo_mpi.envs import atari as games
-from trpo_mpi.envs.rendering import has_screen, screen_answers
+from trpo_mpi.envs.rendering import screen_fault
 from trpo_mpi.envs.spaces import Spaces
 from trpo_mpi.errors import UsageError
 
@@ -89,9 +89,8 @@ def check_env(
 
     With `render` it must have a window and a screen for that, with `film` pictures.
     """
-    if render and not screen_answers():
-        why = "does not answer" if has_screen() else "is not set"
-        raise UsageError(f"--render needs a screen: DISPLAY {why}")
+    if render and (fault := screen_fault()) is not None:
+        raise UsageError(f"--render needs a screen: {fault}")
     env = make_env(env_id, None, atari, time_feature)
     modes = env.metadata.get("render_modes", [])
     if render and "human" not in modes:

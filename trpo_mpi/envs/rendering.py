@@ -23,32 +23,19 @@ MOST_FPS = 60
 """About the rate above which time steps are left out of a video."""
 
 
-def has_screen() -> bool:
-    """Whether a window can be opened, as far as the environment variables say."""
-    if not sys.platform.startswith("linux"):
-        return True
-    return bool(os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY"))
-
-
-def screen_answers() -> bool:
-    """Whether a window can be opened; not where the screen is one of a lost ssh.
+def screen_fault() -> str | None:
+    """Why no window can be opened, if so; the screen may be one of a lost ssh.
 
     Libraries that try nevertheless may end the process.
     """
-    if not has_screen():
-        return False
+    if sys.platform.startswith("linux"):
+        if not os.environ.get("DISPLAY") and not os.environ.get("WAYLAND_DISPLAY"):
+            return "DISPLAY is not set"
     import glfw
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        return bool(glfw.init())
-
-
-def check_window() -> None:
-    """Raise `UsageError` unless a window can be opened."""
-    if not screen_answers():
-        reason = "DISPLAY does not answer" if has_screen() else "DISPLAY is not set"
-        raise UsageError(f"no window: {reason}; write a video, --video FILE.mp4")
+        return None if glfw.init() else "DISPLAY does not answer"
 
 
 def prepare_offscreen() -> None:
@@ -57,7 +44,7 @@ def prepare_offscreen() -> None:
     What the user has set stays. Where there is no EGL nothing is set: MuJoCo would refuse to be
     imported at all.
     """
-    if screen_answers():
+    if screen_fault() is None:
         return
     os.environ.setdefault("SDL_VIDEODRIVER", "dummy")  # or pygame says that it looked for one
     if ctypes.util.find_library("EGL"):

@@ -111,6 +111,10 @@ class Communicator:
         """All columns' rows on every rank: (own columns, K) -> (C, K), in global order."""
         return self.gather_rows(rows, np.diff(self._edges))
 
+    def gather_number(self, number: int) -> np.ndarray:
+        """All ranks' numbers on every rank, (ranks,), in the order of the ranks."""
+        return self.gather_rows(np.array([[number]]), np.ones(self.size, int))[:, 0]
+
     def gather_rows(self, rows: np.ndarray, counts: np.ndarray) -> np.ndarray:
         """All ranks' rows on every rank, in the order of the ranks.
 

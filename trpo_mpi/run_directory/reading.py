@@ -74,10 +74,10 @@ def read_config(directory: str | Path) -> Run:
 def _settings(record: dict[str, Any]) -> dict[str, Any]:
     kind = CONFIGS[record.get("module", Config.command)]
     settings = dataclasses.asdict(kind()) | dict(record["settings"])
-    batch = {name: settings[name] for name in ("num_envs", "timesteps_per_batch")}
+    names = ("num_envs", "timesteps_per_batch", "episodes_per_batch")
+    batch = {name: settings[name] for name in names}
     grid = batch_grid(kind(**batch), int(record.get("ranks", 1)))
-    filled = {"num_envs": grid.num_envs, "timesteps_per_batch": grid.timesteps}
-    return settings | filled | {"env": str(settings["env"])}
+    return settings | grid.settings | {"env": str(settings["env"])}
 
 
 def read_rows(directory: str | Path, name: str = "progress.csv") -> list[Row]:

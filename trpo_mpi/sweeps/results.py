@@ -13,6 +13,8 @@ import numpy as np
 
 from trpo_mpi.errors import UsageError
 from trpo_mpi.run_directory.archive import whole_file
+from trpo_mpi.run_directory.progress import EvaluationsFile
+from trpo_mpi.run_directory.reading import last_row, read_rows
 from trpo_mpi.sweeps.plan import Run
 
 MODES = ("stochastic", "deterministic")
@@ -21,23 +23,15 @@ MEASURES = ("training", *MODES)
 Row = dict[str, Any]
 
 
-def rows_of(path: Path) -> list[dict[str, str]]:
-    """The whole rows of a CSV file; none where there is no such file."""
-    try:
-        text = path.read_text(encoding="utf-8")
-    except FileNotFoundError:
-        return []
-    return list(csv.DictReader(text[: text.rfind("\n") + 1].splitlines()))
-
-
 def final_returns(directory: Path) -> dict[str, float]:
     """Last mean return of 100 training episodes, and of each mode's last evaluation, if any."""
-    found = {
-        row["mode"]: row["return_mean"]
-        for row in rows_of(directory / "evaluations.csv")  # a later one takes its place
-    }
-    for row in rows_of(directory / "progress.csv")[-1:]:
-        found["training"] = row["episode_return_mean"]
+    found = {}
+    if (directory / EvaluationsFile.NAME).exists():
+        for row in read_rows(directory, EvaluationsFile.NAME):
+            found[row["mode"]] = row["return_mean"]  # a later one takes its place
+    last = last_row(directory) if (directory / "progress.csv").exists() else None
+    if last is not None:
+        found["training"] = last["episode_return_mean"]
     return {measure: float(x) for measure, x in found.items() if x}
 
 
