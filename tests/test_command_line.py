@@ -90,6 +90,38 @@ def test_help_names_every_field(python: Run) -> None:
         assert words in result.stdout
 
 
+COMMANDS = ("run_mujoco", "run_atari", "evaluate", "play", "plot", "export", "status", "sweep")
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_help_says_each_thing_once_and_shows_how_to_call_it(python: Run, command: str) -> None:
+    page = python("-m", f"trpo_mpi.{command}", "--help", COLUMNS="80").stdout
+    about, _, examples = page.partition("\nexamples:\n")
+    assert examples.count(f"python -m trpo_mpi.{command}") >= 1
+    assert max(map(len, about.splitlines())) <= 80
+    assert not re.search(r"[ \t]$", page, re.MULTILINE)
+    assert not re.search(r"\[default|default: \)|default: None\)|\{None", page)
+    for words in re.findall(r"\(default:[^)]*\)?", page):
+        assert words.endswith(")"), words
+
+
+def test_a_paragraph_of_help_is_not_broken_where_its_source_is(python: Run) -> None:
+    page = python("-m", "trpo_mpi.play", "--help", COLUMNS="200").stdout
+    sentence = "Several episodes stand in it one behind the other. (default: none)\n"
+    assert re.search(rf"\n  --video STR +Write an MP4 file, .*{re.escape(sentence)}", page)
+    assert re.search(r"\n  DIR +A run directory, .*\(required\)\n", page)
+
+
+@pytest.mark.parametrize(
+    ("command", "names"),
+    [("export", "DIR and --saved-model"), ("play", "DIR"), ("sweep", "--envs")],
+)
+def test_what_is_missing_is_named(python: Run, command: str, names: str) -> None:
+    result = python("-m", f"trpo_mpi.{command}")
+    assert result.returncode == 2
+    assert result.stderr == f"{command}: error: {names} must be given; --help says what\n"
+
+
 def test_help_is_printed_once_however_many_ranks(mpirun: Run) -> None:
     result = mpirun(3, "-m", MODULE, "--help")
     assert result.returncode == 0

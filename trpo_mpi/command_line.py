@@ -12,6 +12,7 @@ import tyro
 
 from trpo_mpi.config import CONFIGS, Config, flag
 from trpo_mpi.errors import UsageError
+from trpo_mpi.help_text import help_text, required
 from trpo_mpi.parallel import startup
 from trpo_mpi.recipes import config_of, listing
 
@@ -37,16 +38,19 @@ def parse(
             print(listing())
         raise SystemExit(0)
     prog = f"python -m trpo_mpi.{module}"
-    out, err = io.StringIO(), io.StringIO()
+    err = io.StringIO()
     try:
-        with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(err):
             return tyro.cli(settings, prog=prog, args=arguments, default=base)
     except SystemExit as stop:
         if not stop.code:
             if startup.launched()[2] == 0:
-                print(out.getvalue(), end="")
+                print(help_text(settings, prog, default), end="")
             raise
         refusal = _one_line(err.getvalue())
+        if refusal.startswith("Missing from"):
+            names = [name for name in required(settings) if f" {name} " in refusal]
+            refusal = f"{' and '.join(names)} must be given; --help says what"
         raise UsageError(refusal + _near_flags(refusal, settings)) from None
 
 

@@ -47,7 +47,8 @@ class Plot:
     """Around it: standard deviation over seeds, standard error of the mean, or the centre's 95 %
     bootstrap interval. [default: std; bootstrap for iqm]"""
     reference: tuple[str, ...] = ()
-    """Published scores to draw as dashed lines, by name, as baselines or sb3-contrib."""
+    """Published scores to draw as dashed lines, by name, as baselines or sb3-contrib; any other
+    word lists them all."""
     diagnostics: bool = False
     """Draw in place of the curves how the updates went and where the time goes: KL and its limit,
     entropy, critic, line search, seconds of each phase, waiting. A page for the seeds of one

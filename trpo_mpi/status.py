@@ -31,7 +31,7 @@ class Listing:
     with no word of its end.
     """
 
-    runs: Annotated[Positional[tuple[str, ...]], arg(metavar="RUNS")] = ("runs",)
+    runs: Annotated[Positional[tuple[str, ...]], arg(metavar="[DIR ...]")] = ("runs",)
     """Run directories, or directories that hold them."""
     json: bool = False
     """Print a list of objects in place of a table."""
