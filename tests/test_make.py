@@ -1,8 +1,13 @@
 """Environments made from ids, or refused in one line."""
 
+import re
+import warnings
+from typing import Any
+
 import gymnasium as gym
 import numpy as np
 import pytest
+from conftest import Run
 
 from trpo_mpi.envs.make import check_env, make_env
 from trpo_mpi.errors import UsageError
@@ -61,3 +66,24 @@ def test_a_window_needs_a_screen(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("WAYLAND_DISPLAY", raising=False)
     with pytest.raises(UsageError, match="--render needs a screen"):
         check_env("CartPole-v1", render=True)
+
+
+def test_a_warning_of_gymnasium_is_one_plain_line(python: Run) -> None:
+    """In a batch log there are neither colours nor the places in its code that have warned."""
+    code = "from trpo_mpi.envs.make import check_env; check_env('Hopper-v4')"
+    err = python("-c", code).stderr
+    assert re.fullmatch(r"warning: The environment Hopper-v4 is out of date\.[^\n\x1b]*\n", err)
+
+
+def test_a_warning_of_anything_else_is_shown_as_ever() -> None:
+    gym.register("Warns-v0", warns)
+    try:
+        with pytest.warns(UserWarning, match="a warning of its own"):
+            check_env("Warns-v0")
+    finally:
+        del gym.registry["Warns-v0"]
+
+
+def warns() -> gym.Env[Any, Any]:
+    warnings.warn("a warning of its own", stacklevel=1)
+    return gym.make("toy_envs:Counter-v0")

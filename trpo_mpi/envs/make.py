@@ -1,7 +1,11 @@
 """Makes environments from their ids, and says in one line why one can't be made."""
 
+import contextlib
 import difflib
+import re
+import sys
 import warnings
+from collections.abc import Iterator
 from typing import Any
 
 import gymnasium as gym
@@ -78,6 +82,22 @@ def time_limit(env_id: str, atari: Atari | None) -> int | None:
     return None if spec is None else spec.max_episode_steps
 
 
+@contextlib.contextmanager
+def _plain_warnings() -> Iterator[None]:
+    """Say each of Gymnasium's warnings in a plain line: without colours, or where its code is."""
+    with warnings.catch_warnings(record=True) as caught:
+        yield
+    for warning in caught:
+        text = str(warning.message)
+        if of_gymnasium := re.fullmatch(r"\x1b\[\d+mWARN: (.*)\x1b\[0m", text, re.DOTALL):
+            text = " ".join(of_gymnasium[1].split())
+            print(f"warning: {text}", file=sys.stderr, flush=True)
+        else:
+            about = warning.category, warning.filename, warning.lineno
+            warnings.showwarning(warning.message, *about, warning.file, warning.line)
+
+
+@_plain_warnings()
 def check_env(
     env_id: str,
     render: bool = False,
