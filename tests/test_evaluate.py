@@ -305,3 +305,30 @@ def test_unwritable_result_is_one_line_after_the_table(hopper: Path, python: Run
     written = sorted(path.name for path in hopper.parent.glob("evaluation*.*") if path.is_file())
     assert written == ["evaluation-other.csv", "evaluation-other.json", "evaluation.json"]
     assert not list(hopper.parent.glob(".*.tmp"))
+
+
+def test_of_a_directory_of_runs_each_that_can_be_played_has_a_row(
+    hopper: Path, python: Run
+) -> None:
+    for name in ("b", "a", "just begun"):
+        folder = hopper.parent / "runs" / name
+        folder.mkdir(parents=True)
+        (folder / "progress.csv").touch()
+        if name != "just begun":
+            shutil.copy(hopper, folder)
+    result = python("-m", "trpo_mpi.evaluate", "runs", "--episodes", 2)
+    assert result.returncode == 0, result.stderr
+    assert [line.split()[0] for line in result.stdout.splitlines()[2:-1]] == ["runs/a", "runs/b"]
+    assert "left out: DIR runs/just begun: there is no runs/just begun/model.zip" in result.stderr
+    assert len(list(hopper.parent.glob("runs/*/evaluation.json"))) == 2
+    result = python("-m", "trpo_mpi.evaluate", "runs", "--which", "best")
+    assert result.returncode == 2
+    assert result.stderr.splitlines()[-1].startswith("evaluate: error: --which best: runs/just")
+
+
+def test_a_file_has_no_other_models(hopper: Path, python: Run) -> None:
+    result = python("-m", "trpo_mpi.evaluate", "model.zip", "--which", "best")
+    assert result.returncode == 2
+    expected = "--which best is of a run directory, but model.zip is a file"
+    assert result.stderr == f"evaluate: error: {expected}\n"
+    assert not list(hopper.parent.glob("evaluation*"))

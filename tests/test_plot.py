@@ -149,7 +149,7 @@ def test_a_seed_counts_once(tmp_path: Path) -> None:
     for name in "ab":
         run_directory(tmp_path / name, [(8, 1.0)])
     with pytest.raises(UsageError, match=r"a and .*b are the same run.* seed 0"):
-        group(read(str(tmp_path)))
+        group(read(str(tmp_path / "a"), str(tmp_path / "b")))
 
 
 def test_runs_without_a_common_step_are_refused(tmp_path: Path) -> None:
@@ -259,8 +259,10 @@ GOOD = ["good", "--output", "c.png"]
         (["nowhere"], "nowhere is no run directory: there is no nowhere/progress.csv"),
         (["good", "bare"], "bare is no run directory: there is no bare/config.json"),
         (["early"], "early: progress.csv has no row with a return yet"),
-        (["broken"], "broken is no whole run directory"),
-        (["words"], "words is no whole run directory: ValueError"),
+        (["broken"], "broken is no whole run directory: config.json: Expecting property name"),
+        (["good", "copy"], "good and copy are the same run"),
+        (["good/progress.csv"], "good/progress.csv is no run directory"),
+        (["words"], "words is no whole run directory: column"),
         (["good", "--output", "curves.xyz"], "--output curves.xyz must end in one of"),
         (["good", "--output", "curves"], "--output curves must end in one of"),
         (["good", "--output", "absent/c.png"], "can't be written: No such file or directory"),
@@ -283,6 +285,7 @@ def test_wrong_usage_is_one_line(
     run_directory(tmp_path / "words", [(8, "much")])
     run_directory(tmp_path / "bare", [(8, 1.0)])
     (tmp_path / "bare" / "config.json").unlink()
+    run_directory(tmp_path / "copy", [(8, 1.0)])
     run_directory(tmp_path / "broken", [(8, 1.0)])
     (tmp_path / "broken" / "config.json").write_text("{")
     monkeypatch.chdir(tmp_path)
@@ -292,6 +295,21 @@ def test_wrong_usage_is_one_line(
     assert message in str(refused.value)
     assert "\n" not in str(refused.value)
     assert not list(tmp_path.glob("*.png"))
+
+
+def test_of_a_run_that_is_there_twice_the_longer_is_drawn(tmp_path: Path, python: Command) -> None:
+    """In a directory of runs, as where a command was given twice; named themselves, they are
+    refused."""
+    rows = [(8, 1.0), (16, 2.0), (24, 3.0)]
+    for name, count in (("a", 1), ("a-2", 3), ("a-3", 3), ("b", 2)):
+        run_directory(tmp_path / "runs" / name, rows[:count], seed=int(name == "b"))
+    result = python("-m", "trpo_mpi.plot", "runs", "runs/", "runs/a")
+    assert result.returncode == 0, result.stderr
+    assert result.stdout == "2 runs drawn in curves.png\n"
+    reason = "and not longer: one recipe, the same settings and seed"
+    assert result.stderr.splitlines() == [
+        f"left out: runs/{less} is the run runs/a-2, {reason}" for less in ("a", "a-3")
+    ]
 
 
 def test_a_refusal_is_printed_once(python: Command) -> None:

@@ -1,7 +1,7 @@
 """Play episodes with trained policies and say what they return.
 
 python -m trpo_mpi.evaluate runs/Hopper-v4-default-s0                   100 episodes, as trained
-python -m trpo_mpi.evaluate runs/*                                      a row a run
+python -m trpo_mpi.evaluate runs                                        a row a run
 mpirun -np 4 python -m trpo_mpi.evaluate model.zip --deterministic      most probable actions
 
 Episode k draws its start and its noise from streams of its own, so it is the same on any number
@@ -13,6 +13,7 @@ import dataclasses
 import functools
 import io
 import json
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -42,7 +43,8 @@ from trpo_mpi.evaluation import (
 )
 from trpo_mpi.parallel.communicator import Communicator
 from trpo_mpi.run_directory.archive import whole_file
-from trpo_mpi.run_directory.model_file import Model
+from trpo_mpi.run_directory.model_file import CHECKPOINTS, Model
+from trpo_mpi.run_directory.reading import runs_in
 
 
 @dataclass(frozen=True)
@@ -54,7 +56,7 @@ class Evaluation:
     """
 
     runs: Annotated[Positional[tuple[str, ...]], arg(metavar="DIR [DIR ...]")]
-    """Run directories, or files: a model.zip or a checkpoint."""
+    """Run directories, directories that hold them, or files: a model.zip or a checkpoint."""
     which: str = "latest"
     """Of a run directory: latest, best, or the iteration of a checkpoint."""
     episodes: Count = 100
@@ -72,7 +74,9 @@ def main() -> int:
     settings = parse(Evaluation, "evaluate")
     check_ranges(settings)
     comm = startup.connect()
-    models = comm.on_root(lambda: _load_all(settings))
+    loaded = comm.on_root(lambda: _load_all(settings))
+    settings = dataclasses.replace(settings, runs=tuple(run for run, _ in loaded))
+    models = [model for _, model in loaded]
     quiet_gymnasium()  # rank 0 has just said, once, what there is to say of these environments
     if any(model.architecture.needs_tensorflow for model in models):
         tensorflow_setup.set_up("-1", 0)
@@ -110,22 +114,45 @@ def output(run: str, which: str) -> Path:
     return folder / ("evaluation" if name in ("latest", "model") else f"evaluation-{name}")
 
 
-def _load_all(settings: Evaluation) -> list[Model]:
-    """The models, if all can be played and have files of their own; on rank 0."""
+def _load_all(settings: Evaluation) -> list[tuple[str, Model]]:
+    """Runs with their models, if all can be played and have files of their own; on rank 0.
+
+    One that is not named itself, but lies in a directory that is, is left out with a note where it
+    can't be played.
+    """
     if not settings.runs:
         raise UsageError("name one run directory or more")
     spaces_of = functools.cache(check_env)
     seen: dict[Path, str] = {}
-    models = []
-    for run in settings.runs:
-        model = load_model(run, settings.which, settings.network)
-        check_environment(model, run, spaces_of)
-        models.append(model)
-        path = output(run, settings.which).resolve()
-        if path in seen:
-            raise UsageError(f"DIR {run} and {seen[path]} would both write {path}.csv: name one")
-        seen[path] = run
-    return models
+    loaded, left_out = [], None
+    for named in settings.runs:
+        for run in _runs_of(named):
+            try:
+                model = load_model(run, settings.which, settings.network)
+                check_environment(model, run, spaces_of)
+            except UsageError as error:
+                if Path(run) == Path(named):
+                    raise
+                left_out = error
+                print(f"left out: {error}", file=sys.stderr, flush=True)
+                continue
+            loaded.append((run, model))
+            path = output(run, settings.which).resolve()
+            if path in seen:
+                both = f"DIR {run} and {seen[path]} would both write {path}.csv"
+                raise UsageError(f"{both}: name one")
+            seen[path] = run
+    if not loaded and left_out is not None:
+        raise left_out
+    return loaded
+
+
+def _runs_of(named: str) -> list[str]:
+    """The runs below a directory that is none itself, or else what was named."""
+    path = Path(named)
+    if (path / "model.zip").exists() or (path / CHECKPOINTS).exists():
+        return [named]
+    return [str(run) for run in runs_in(path)] or [named]
 
 
 def _check_networks(settings: Evaluation, models: list[Model]) -> None:

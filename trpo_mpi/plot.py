@@ -20,7 +20,7 @@ from tyro.conf import Positional, arg
 from trpo_mpi.command_line import parse
 from trpo_mpi.errors import UsageError
 from trpo_mpi.parallel import startup
-from trpo_mpi.plotting.groups import Panels, group
+from trpo_mpi.plotting.groups import Panels, group, same
 from trpo_mpi.plotting.references import REFERENCES
 from trpo_mpi.run_directory.reading import Run, read_rows, read_run, runs_in
 
@@ -120,11 +120,16 @@ def read(settings: Plot) -> list[Run]:
     """The runs with what there is to draw of them.
 
     One that is not named itself, but lies in a directory that is, is left out with a note where it
-    can't be drawn. Raises `UsageError` for one that is named.
+    can't be drawn, or is there twice. Raises `UsageError` for one that is named.
     """
-    runs, left_out = [], None
+    runs: list[Run] = []
+    left_out: UsageError | None = None
+    seen: set[Path] = set()
     for directory in settings.runs:
         for path in runs_in(Path(directory)) or [Path(directory)]:
+            if path.resolve() in seen:
+                continue
+            seen.add(path.resolve())
             try:
                 runs += _drawable(path, settings)
             except UsageError as error:
@@ -134,7 +139,22 @@ def read(settings: Plot) -> list[Run]:
                 print(f"left out: {error}", file=sys.stderr)
     if not runs and left_out is not None:
         raise left_out
-    return runs
+    return _once(runs, settings.runs)
+
+
+def _once(runs: Sequence[Run], named: Sequence[str]) -> list[Run]:
+    """Of a run that is there twice the longer one, with a note; both where both are named."""
+    kept: list[Run] = []
+    for run in runs:
+        twin = next((other for other in kept if same(other, run)), None)
+        if twin is None or {twin.directory, run.directory} <= {str(Path(name)) for name in named}:
+            kept.append(run)
+            continue
+        longer, shorter = sorted((twin, run), key=lambda one: len(one.rows), reverse=True)
+        kept[kept.index(twin)] = longer
+        about = f"{shorter.directory} is the run {longer.directory}, and not longer"
+        print(f"left out: {about}: one recipe, the same settings and seed", file=sys.stderr)
+    return kept
 
 
 def _drawable(path: Path, settings: Plot) -> list[Run]:

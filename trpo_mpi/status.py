@@ -88,7 +88,7 @@ def look(path: Path) -> Entry:
         faults.append(str(error))
     try:
         row = last_row(path)
-        with refusals(path):
+        with refusals(path, "progress.csv"):
             if row is not None:
                 entry.timesteps = int(row["timesteps"])
                 rate = float(row["steps_per_second"])

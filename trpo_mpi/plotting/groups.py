@@ -34,6 +34,14 @@ def group(runs: Sequence[Run]) -> Panels:
     return panels
 
 
+def same(one: Run, other: Run) -> bool:
+    """Whether two runs are one by their settings: the bits are equal, too."""
+    compared = (one.settings.keys() | other.settings.keys()) - NOT_COMPARED | {"seed"}
+    return one.recipe == other.recipe and all(
+        one.settings.get(name) == other.settings.get(name) for name in compared
+    )
+
+
 def _label(run: Run, runs: Sequence[Run]) -> str:
     """The recipe, with this run's value of each setting that varies in it within a panel."""
     panels: dict[str, list[dict[str, Any]]] = {}
@@ -46,4 +54,9 @@ def _label(run: Run, runs: Sequence[Run]) -> str:
         if name not in NOT_COMPARED
         and any(s.get(name) != panel[0].get(name) for panel in panels.values() for s in panel)
     ]
-    return ", ".join([run.recipe, *(f"{name} {run.settings[name]}" for name in varied)])
+    return ", ".join([run.recipe, *(f"{name} {_words(run.settings[name])}" for name in varied)])
+
+
+def _words(value: Any) -> str:
+    """A setting as it is given to a flag: of several values one beside the other."""
+    return " ".join(map(str, value)) if isinstance(value, list | tuple) else str(value)

@@ -35,7 +35,7 @@ class Run:
 
         Raises `UsageError`, naming the directory, where it has what is no number.
         """
-        with refusals(self.directory):
+        with refusals(self.directory, f"column {name}"):
             return np.array([float(row.get(name) or "nan") for row in self.rows], np.float64)
 
     def points(self, name: str) -> tuple[np.ndarray, np.ndarray]:
@@ -66,7 +66,7 @@ def read_run(directory: str | Path) -> Run:
 
 def read_config(directory: str | Path) -> Run:
     """Settings of a run, without its rows. Raises `UsageError` as `read_run` does."""
-    with refusals(directory):
+    with refusals(directory, "config.json"):
         record = json.loads((Path(directory) / "config.json").read_text(encoding="utf-8"))
         return Run(str(directory), _settings(record), str(record["recipe"]))
 
@@ -85,9 +85,9 @@ def read_rows(directory: str | Path, name: str = "progress.csv") -> list[Row]:
 
     Half a last line, of a run that is writing or was killed, is none.
     """
-    with refusals(directory):
+    with refusals(directory, name):
         text = (Path(directory) / name).read_text(encoding="utf-8")
-        return _rows(text[: text.rfind("\n") + 1].splitlines(), name)
+        return _rows(text[: text.rfind("\n") + 1].splitlines())
 
 
 def last_row(directory: str | Path) -> Row | None:
@@ -95,29 +95,30 @@ def last_row(directory: str | Path) -> Row | None:
 
     Raises `UsageError` as `read_run` does.
     """
-    with refusals(directory), open(Path(directory) / "progress.csv", "rb") as file:
+    with refusals(directory, "progress.csv"), open(Path(directory) / "progress.csv", "rb") as file:
         head = file.readline()
         file.seek(max(len(head), file.seek(0, os.SEEK_END) - 4096))
         *lines, _ = file.read().split(b"\n")
         if not lines:
             return None
-        return _rows([head.decode().rstrip("\n"), lines[-1].decode()], "progress.csv")[0]
+        return _rows([head.decode().rstrip("\n"), lines[-1].decode()])[0]
 
 
-def _rows(lines: list[str], name: str) -> list[Row]:
+def _rows(lines: list[str]) -> list[Row]:
     rows = list(csv.DictReader(lines, strict=True))
     for row in rows:
         if None in row or None in row.values():
-            raise ValueError(f"{name} has a row of another length than its head")
+            raise ValueError("a row is of another length than its head")
     return rows
 
 
 @contextmanager
-def refusals(directory: str | Path) -> Iterator[None]:
-    """Turn what reading a run directory raises into `UsageError`."""
+def refusals(directory: str | Path, name: str) -> Iterator[None]:
+    """Turn what reading the part `name` of a run directory raises into `UsageError`."""
     try:
         yield
-    except FileNotFoundError as error:
+    except (FileNotFoundError, NotADirectoryError) as error:
         raise UsageError(f"{directory} is no run directory: there is no {error.filename}") from None
     except (OSError, ValueError, LookupError, TypeError, AttributeError, csv.Error) as error:
-        raise UsageError(f"{directory} is no whole run directory: {error!r}") from None
+        reason = f"no {error}" if isinstance(error, KeyError) else getattr(error, "strerror", error)
+        raise UsageError(f"{directory} is no whole run directory: {name}: {reason}") from None
