@@ -78,7 +78,7 @@ def test_each_has_a_row_and_a_line(evaluated: Path) -> None:
     assert [log[number - 1].split()[0] for number in notes] == ["2", "3"]
     mean, error = (float(rows[1][name]) for name in ("return_mean", "return_std_error"))
     assert log[notes[1]] == (
-        f"evaluation at 1575 time steps: return {mean:.1f} +- {error:.1f} (5 episodes, stochastic)"
+        f"evaluation at 1,575 time steps: return {mean:.1f} +- {error:.1f} (5 episodes, stochastic)"
     )
 
 

@@ -145,7 +145,9 @@ def test_the_command_says_what_there_is(tmp_path: Path, python: Run) -> None:
     result = python("-m", "trpo_mpi.export", ".", "--saved-model", "out")
     assert result.returncode == 0, result.stderr
     assert result.stderr == ""
-    assert [line.split(maxsplit=2) for line in result.stdout.splitlines()[1:]] == [
+    _, *lines, last = result.stdout.splitlines()
+    assert last.startswith("episodes begin with a state of zeros")
+    assert [line.split(maxsplit=2) for line in lines] == [
         ["input", "observation_both_0", "(N, 2, 2)       int64"],
         ["input", "observation_both_1", "(N, 2)          int8"],
         ["input", "observation_where", "(N, 2, 2)       float32"],

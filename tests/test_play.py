@@ -149,7 +149,7 @@ def test_a_screen_that_does_not_answer_is_one_line(tmp_path: Path, python: Run) 
     save_model(tmp_path, "InvertedPendulum-v5")
     result = python("-m", "trpo_mpi.play", "model.zip", DISPLAY=":1234", WAYLAND_DISPLAY="")
     assert result.returncode == 2
-    assert result.stderr.startswith("play: error: no window: DISPLAY does not answer")
+    assert result.stderr.startswith("play: error: no window: DISPLAY :1234 does not answer")
     assert len(result.stderr.splitlines()) == 1
 
 

@@ -382,7 +382,7 @@ def test_not_under_mpirun(python: Run) -> None:
 
 ARRAY = (
     '--envs CartPole-v1 --seeds 0-9 --vary net-arch "8 8" 16 --ranks 2 --outdir "my runs" '
-    f"--slurm array.sh --jobs 3 -- {TINY}"
+    f"--slurm 'an array.sh' --jobs 3 -- {TINY}"
 )
 
 
@@ -391,8 +391,8 @@ def script(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("a folder")
     result = call(folder, ARRAY)
     assert result.returncode == 0, result.stderr
-    assert "sbatch array.sh" in result.stdout
-    return folder / "array.sh"
+    assert "sbatch 'an array.sh'\n" in result.stdout
+    return folder / "an array.sh"
 
 
 class TestSlurm:
@@ -460,4 +460,9 @@ class TestSlurm:
         result = call(tmp_path, line)
         assert result.returncode == 2
         assert "not a sweep's" in result.stderr
+        again = call(tmp_path, line.replace("mine.sh", "nowhere/mine.sh"))
+        assert (
+            again.stderr == "sweep: error: --slurm nowhere/mine.sh: there is no directory nowhere\n"
+        )
+        assert [path.name for path in tmp_path.iterdir()] == ["mine.sh"]
         assert (tmp_path / "mine.sh").read_text() == "echo mine\n"

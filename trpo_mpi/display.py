@@ -89,7 +89,7 @@ def evaluation_line(timesteps: int, summary: Summary, mode: str) -> str:
     error = "" if summary.return_std_error is None else f" +- {summary.return_std_error:.1f}"
     episodes = f"{summary.episodes} episode{'s' if summary.episodes > 1 else ''}"
     return (
-        f"evaluation at {timesteps} time steps: return {summary.return_mean:.1f}{error} "
+        f"evaluation at {timesteps:,} time steps: return {summary.return_mean:.1f}{error} "
         f"({episodes}, {mode})"
     )
 

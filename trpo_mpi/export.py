@@ -72,6 +72,8 @@ def main() -> int:
         for name, spec in signature.items():
             shape = ", ".join(["N", *map(str, spec.shape[1:])])
             print(f"{what:8}{name:{width}}{f'({shape})':16}{spec.dtype.name}")
+    if "state" in inputs:
+        print("episodes begin with a state of zeros; what comes out goes into the next step")
     return 0
 
 

@@ -7,6 +7,7 @@ python -m trpo_mpi.sweep --envs Ant-v4 --seeds 0-4 --ranks 8 --slurm ant.sh     
 What stands behind -- are flags of run_mujoco, or of run_atari for Atari games, for all runs.
 """
 
+import shlex
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -73,7 +74,7 @@ def main() -> int:
     if settings.slurm is not None and waiting:
         script = Path(settings.slurm)
         slurm.write(script, runs, waiting, outdir, settings.ranks, settings.jobs)
-        print(f"to submit what is not finished: sbatch {script}")
+        print(f"to submit what is not finished: sbatch {shlex.quote(str(script))}")
         print("for the table and the plot: this command with --jobs 0 in place of --slurm")
         return 0
     failed: list[machine.Job] = []

@@ -28,14 +28,17 @@ def screen_fault() -> str | None:
 
     Libraries that try nevertheless may end the process.
     """
-    if sys.platform.startswith("linux"):
-        if not os.environ.get("DISPLAY") and not os.environ.get("WAYLAND_DISPLAY"):
-            return "DISPLAY is not set"
+    screens = {x: os.environ.get(x) for x in ("DISPLAY", "WAYLAND_DISPLAY")}
+    if sys.platform.startswith("linux") and not any(screens.values()):
+        return "DISPLAY is not set"
     import glfw
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        return None if glfw.init() else "DISPLAY does not answer"
+        if glfw.init():
+            return None
+    name, screen = next(((x, screen) for x, screen in screens.items() if screen), ("screen", ""))
+    return f"{name} {screen} does not answer"
 
 
 def prepare_offscreen() -> None:

@@ -103,6 +103,8 @@ def write(
     try:
         if path.exists() and MARK not in path.read_text(encoding="utf-8", errors="replace"):
             raise UsageError(f"--slurm {path} is there, and not a sweep's: name another file")
+        if not path.parent.is_dir():
+            raise UsageError(f"--slurm {path}: there is no directory {path.parent}")
         outdir.mkdir(parents=True, exist_ok=True)
         with whole_file(path) as file:
             file.write(text.encode())
