@@ -110,6 +110,13 @@ def test_waiting_of_all_ranks_or_of_rank_0(tmp_path: Path) -> None:
     assert not set(panels_of(diagnostics.draw("page", [alone]))) & set(WAITING)
 
 
+def test_a_critic_that_knew_nothing_does_not_set_the_scale(tmp_path: Path) -> None:
+    rows = [row(i, explained_variance=x) for i, x in enumerate((-40.0, 0.2, 0.7), 1)]
+    figure = diagnostics.draw("page", [run_of(tmp_path / "a", rows)])
+    axes = next(axes for axes in figure.axes if "variance" in axes.get_title())
+    assert axes.get_ylim() == (-0.5, 1.05)
+
+
 def test_one_slow_row_does_not_set_the_scale() -> None:
     seconds = np.ones(500)
     seconds[123] = 1000
@@ -125,9 +132,9 @@ def test_a_page_a_setting(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
         for gamma in (0.9, 0.99):
             run_of(tmp_path / f"{gamma}-{seed}", [row(1), row(2)], seed=seed, gamma=gamma)
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("sys.argv", ["plot", ".", "--diagnostics"])
+    monkeypatch.setattr("sys.argv", ["plot", ".", "--diagnostics", "--output", "page.png"])
     with pytest.raises(UsageError, match=r"must end in \.pdf: there are 2 pages"):
         plot.main()
-    monkeypatch.setattr("sys.argv", ["plot", ".", "--diagnostics", "--output", "page.pdf"])
+    monkeypatch.setattr("sys.argv", ["plot", ".", "--diagnostics"])
     assert plot.main() == 0
-    assert (tmp_path / "page.pdf").read_bytes().count(b"/Type /Page ") == 2
+    assert (tmp_path / "diagnostics.pdf").read_bytes().count(b"/Type /Page ") == 2

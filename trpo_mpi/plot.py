@@ -37,7 +37,7 @@ class Plot:
     """Run directories, finished or not, or directories that hold them."""
     output: str | None = None
     """File to write; its ending says the format: .png, .pdf, .svg. [default: curves.png, or
-    diagnostics.png]"""
+    diagnostics.png, of several pages diagnostics.pdf]"""
     returns: Literal["training", "evaluation"] = "training"
     """Returns of the training episodes, or of the evaluations made during training."""
     centre: Literal["mean", "iqm"] = "mean"
@@ -62,9 +62,8 @@ def main() -> int:
 
     from trpo_mpi.plotting import diagnostics, learning_curves, style  # matplotlib takes a while
 
-    kind = "diagnostics" if settings.diagnostics else "curves"
-    output = Path(settings.output or f"{kind}.png")
-    style.check_ending(output)
+    if settings.output is not None:
+        style.check_ending(Path(settings.output))
     runs = read(settings)
     panels = group(runs)
     check_references(settings.reference, panels)
@@ -78,6 +77,8 @@ def main() -> int:
         band = settings.band or ("std" if settings.centre == "mean" else "bootstrap")
         chosen = (settings.returns, settings.centre, band, settings.reference)
         pages = [learning_curves.draw(panels, *chosen)]
+    kind = "diagnostics" if settings.diagnostics else "curves"
+    output = Path(settings.output or f"{kind}.{'png' if len(pages) == 1 else 'pdf'}")
     style.save(pages, output)
     count = len({run.directory for run in runs})
     print(f"{count} run{'s' if count > 1 else ''} drawn in {output}")

@@ -114,8 +114,10 @@ def main() -> None:
             table += f"| {env} | {' | '.join(cells)} |\n"
     (options.results / "scores.md").write_text(table)
     print(table)
-    output = ["--output", str(options.results / "curves.png")]
-    run("plot", *(str(path.parent) for path in done), *output, log=options.runs / "plot.log")
+    drawn = [*(str(path.parent) for path in done), "--output", str(options.results / "curves.png")]
+    if any(row["env"] in BASELINES for row in rows):
+        drawn += ["--reference", "baselines"]
+    run("plot", *drawn, log=options.runs / "plot.log")
 
 
 if __name__ == "__main__":

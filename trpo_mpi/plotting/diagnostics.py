@@ -95,7 +95,8 @@ def _draw_statistic(axes: Any, runs: Sequence[Run], column: str) -> None:
     if column == "step_fraction":
         axes.set_ylim(-0.05, 1.05)
     if column == "explained_variance":
-        axes.set_ylim(bottom=max(axes.get_ylim()[0], LEAST_VARIANCE_SHOWN))
+        low, high = axes.get_ylim()
+        axes.set_ylim(max(low, LEAST_VARIANCE_SHOWN), min(high, 1.05))
 
 
 def _times(runs: Sequence[Run]) -> Points:
