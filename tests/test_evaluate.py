@@ -239,6 +239,7 @@ def test_tensorflow_is_not_imported(hopper: Path, python: Run) -> None:
     ("arguments", "message"),
     [
         ([], "name one run directory or more"),
+        (["model.zip", ""], "name one run directory or more"),
         (["nowhere"], "there is no nowhere"),
         (["."], "there is no model.zip"),
         (["model.zip", "--episodes", "0"], "--episodes is 0"),

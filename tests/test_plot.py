@@ -256,6 +256,7 @@ GOOD = ["good", "--output", "c.png"]
     ("arguments", "message"),
     [
         ([], "name one run directory"),
+        (["good", ""], "name one run directory"),
         (["nowhere"], "nowhere is no run directory: there is no nowhere/progress.csv"),
         (["good", "bare"], "bare is no run directory: there is no bare/config.json"),
         (["early"], "early: progress.csv has no row with a return yet"),

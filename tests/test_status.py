@@ -216,3 +216,15 @@ def test_only_directories_are_listed(tmp_path: Path, monkeypatch: pytest.MonkeyP
     (tmp_path / "a.csv").write_text("")
     with pytest.raises(UsageError, match=r"there is no directory a\.csv"):
         status.main()
+    monkeypatch.setattr("sys.argv", ["status", ""])
+    with pytest.raises(UsageError, match="name directories; one is empty"):
+        status.main()
+
+
+def test_the_end_of_a_run_is_explained_only_where_it_was_early(tmp_path: Path) -> None:
+    """Here the last batch ends 8 steps before the run's length, or the run 900 before."""
+    for name, timesteps, shown in (("whole", 992, False), ("early", 100, True)):
+        path = run_directory(tmp_path / name, f"1,{timesteps},1.5,{timesteps},5.0\n")
+        status_file.write(path, FINISHED, "some limit is reached")
+        line = status.table([status.look(path)], 0.0).splitlines()[1]
+        assert line.endswith(": some limit is reached") == shown

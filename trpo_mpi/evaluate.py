@@ -120,7 +120,7 @@ def _load_all(settings: Evaluation) -> list[tuple[str, Model]]:
     One that is not named itself, but lies in a directory that is, is left out with a note where it
     can't be played.
     """
-    if not settings.runs:
+    if not settings.runs or "" in settings.runs:  # of a variable that is not set
         raise UsageError("name one run directory or more")
     spaces_of = functools.cache(check_env)
     seen: dict[Path, str] = {}

@@ -89,7 +89,7 @@ def main() -> int:
 
 def check(settings: Plot) -> None:
     """Raise `UsageError` where settings do not go together, or a reference is not known."""
-    if not settings.runs:
+    if not settings.runs or "" in settings.runs:  # of a variable that is not set
         raise UsageError("name one run directory or more")
     if settings.centre == "iqm" and settings.band in ("std", "stderr"):
         raise UsageError(

@@ -59,6 +59,8 @@ def main() -> int:
     """List the runs that the command line names; gives the exit code."""
     signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # `| head` ends it, and quietly
     settings = parse(Listing, "status")
+    if "" in settings.runs:
+        raise UsageError("name directories; one is empty")
     paths: list[Path] = []
     for place in map(Path, settings.runs):
         if not place.is_dir():
@@ -123,7 +125,8 @@ def _cells(entry: Entry, now: float) -> tuple[str, ...]:
     share = f"{100 * entry.timesteps / asked:.0f}%" if asked else ""
     state = f"{entry.state} {_age(now - entry.since)}"
     state += "" if entry.state == status_file.RUNNING else " ago"
-    whole = asked is not None and entry.timesteps >= asked
+    # The last batch may end a run a little before its length.
+    whole = asked is not None and entry.timesteps >= 0.99 * asked
     if entry.reason and not (entry.state == status_file.FINISHED and whole):
         state += f": {entry.reason.removeprefix(f'{entry.state} ')}"
     return (
