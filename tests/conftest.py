@@ -18,6 +18,7 @@ from trpo_mpi.parallel import startup
 
 startup.limit_threads()  # before NumPy is imported
 tensorflow_setup.set_up("-1", 0)
+signal.signal(signal.SIGHUP, signal.SIG_DFL)  # the tests themselves may run under nohup
 
 Result = subprocess.CompletedProcess[str]
 Run = Callable[..., Result]

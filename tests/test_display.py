@@ -17,7 +17,9 @@ import pytest
 from conftest import environment
 from toy_rows import BATCH, N, row
 
+from trpo_mpi import status
 from trpo_mpi.display import HEADER, HEADER_EVERY, Display
+from trpo_mpi.run_directory.status_file import STOPPED
 
 SCRIPT = """
 import os, sys, time, warnings
@@ -72,6 +74,11 @@ class Terminal:
                 self.raw += content
                 self._stream.feed(content)
         return 0
+
+    def close(self) -> int:
+        """As who closes its window; gives the exit code."""
+        os.close(self._own)
+        return os.waitstatus_to_exitcode(os.waitpid(self.pid, 0)[1])
 
     def lines(self) -> list[str]:
         """What has left the screen at its top, and the screen."""
@@ -279,3 +286,13 @@ def test_ctrl_c_on_a_terminal(tmp_path: Path) -> None:
     saved = re.search(r"iteration (\d+) +saved +(\d+),", text)
     assert saved is not None
     assert saved[1] == saved[2]
+
+
+def test_a_terminal_that_is_closed_stops_the_run_with_a_checkpoint(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "trpo_mpi.run_mujoco", "--env", "CartPole-v1"]
+    terminal = Terminal([*command, "--outdir", "run"], tmp_path, (80, 24))
+    terminal.run(lambda text: "iteration 2" in text)
+    assert terminal.close() == 75
+    entry = status.look(tmp_path / "run")
+    assert (entry.state, entry.reason) == (STOPPED, "stopped by SIGHUP")
+    assert (tmp_path / "run" / "model.zip").exists()

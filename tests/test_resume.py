@@ -14,6 +14,8 @@ import pytest
 from conftest import Run, environment, launcher, started
 from test_ranks import CARTPOLE, HOPPER, exact_parts, fault
 
+from trpo_mpi.stopping import SIGNALS
+
 MODULE = "trpo_mpi.run_mujoco"
 OPEN_MPI = "--oversubscribe" in launcher()
 
@@ -102,12 +104,12 @@ def test_stopped_and_resumed_on_4_2_3_and_1_ranks(
 
 
 # What mpirun does not pass on to its ranks, but answers by its own end or theirs.
-KILLS = [signal.SIGINT, signal.SIGTERM] if OPEN_MPI else [signal.SIGUSR2]
+KILLS = [signal.SIGHUP, *([signal.SIGINT, signal.SIGTERM] if OPEN_MPI else [signal.SIGUSR2])]
 # One of each kind is enough while one works; --full tries them all.
 ASKED = [
     pytest.param(to, number, id=f"{number.name} to {to}", marks=() if quick else pytest.mark.long)
     for to in ("the launcher", "one rank")
-    for number in (signal.SIGUSR1, signal.SIGUSR2, signal.SIGINT, signal.SIGTERM)
+    for number in (*SIGNALS, signal.SIGINT, signal.SIGHUP)
     for quick in [(to, number) == ("one rank", signal.SIGTERM)]
     if to == "one rank" or number not in KILLS
 ]

@@ -9,6 +9,9 @@ from pathlib import Path
 import pytest
 from conftest import Run, launcher, started
 
+from trpo_mpi import status
+from trpo_mpi.run_directory.status_file import FINISHED
+
 MODULE = "trpo_mpi.run_mujoco"
 SMALL = ["--env", "CartPole-v1", "--timesteps-per-batch", "512", "--num-timesteps", "1536"]
 
@@ -53,6 +56,19 @@ def test_starts_without_arguments_on_two_ranks_and_stops_on_ctrl_c(tmp_path: Pat
     assert code != 0
     assert "Traceback" not in err
     assert "on 2 ranks, 8 a rank" in out
+
+
+def test_a_reader_that_goes_does_not_end_the_run(tmp_path: Path) -> None:
+    """As of `| head`: the lines are lost, and nothing else."""
+    with started([sys.executable, "-m", MODULE, *SMALL, "--outdir", "run"], tmp_path) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        assert process.stdout.readline()
+        process.stdout.close()
+        process.stderr.close()
+        assert process.wait(timeout=120) == 0
+    assert (tmp_path / "run" / "model.zip").exists()
+    assert status.look(tmp_path / "run").state == FINISHED
 
 
 def test_check_leaves_nothing_behind(tmp_path: Path, python: Run) -> None:

@@ -16,16 +16,18 @@ from trpo_mpi.stopping import SIGNALS, StopRequest, TimeLimit
 @pytest.fixture(autouse=True)
 def _as_it_was() -> Iterator[None]:
     """Give every signal back to whom it belonged."""
-    before = {number: signal.getsignal(number) for number in (*SIGNALS, signal.SIGINT)}
+    before = {
+        number: signal.getsignal(number) for number in (*SIGNALS, signal.SIGINT, signal.SIGHUP)
+    }
     yield
     for number, handler in before.items():
         signal.signal(number, handler)
 
 
-@pytest.mark.parametrize("number", [*SIGNALS, signal.SIGINT])
+@pytest.mark.parametrize("number", [*SIGNALS, signal.SIGINT, signal.SIGHUP])
 def test_the_first_signal_is_noted(number: int, capfd: pytest.CaptureFixture[str]) -> None:
     asked = StopRequest()
-    asked.heed_ctrl_c()
+    asked.heed_terminal()
     assert asked.signal == 0
     os.kill(os.getpid(), number)
     os.kill(os.getpid(), signal.SIGTERM)  # as Slurm does, at the end of the time of grace
@@ -33,11 +35,19 @@ def test_the_first_signal_is_noted(number: int, capfd: pytest.CaptureFixture[str
     assert capfd.readouterr().err.count("stopping after this iteration") == 1
 
 
+def test_nohup_is_heeded() -> None:
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    asked = StopRequest()
+    asked.heed_terminal()
+    os.kill(os.getpid(), signal.SIGHUP)
+    assert not asked.signal
+
+
 SCRIPT = """
 import os, signal, sys, time
 from trpo_mpi.stopping import StopRequest
 asked = StopRequest()
-asked.heed_ctrl_c()
+asked.heed_terminal()
 for pause in map(float, sys.argv[1:]):
     os.kill(os.getpid(), signal.SIGINT)
     time.sleep(pause)

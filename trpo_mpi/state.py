@@ -57,7 +57,7 @@ class Counters:
     def limit_reached(self, config: Config, num_envs: int) -> str | None:
         """Which limit a run with these settings has reached, in words; None if it goes on."""
         if self.timesteps and self.steps_left(config, num_envs) <= 0:
-            return f"all {config.num_timesteps:,} time steps done"
+            return "done"
         if config.max_iterations and self.iteration >= config.max_iterations:
             return f"--max-iterations {config.max_iterations} reached"
         if config.max_episodes and self.episodes >= config.max_episodes:

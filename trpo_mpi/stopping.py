@@ -1,5 +1,6 @@
 """When a run is asked to stop before its end: signals, and the time that its job has."""
 
+import contextlib
 import os
 import signal
 import time
@@ -35,9 +36,15 @@ class StopRequest:
         for number in SIGNALS:
             signal.signal(number, self._note)
 
-    def heed_ctrl_c(self) -> None:
-        """From now on the first Ctrl-C is such a signal, too; a second ends the rank at once."""
+    def heed_terminal(self) -> None:
+        """From now on the first Ctrl-C is such a signal, too; a second ends the rank at once.
+
+        And so is the end of the terminal, unless nohup has it ignored. To be called when MPI is
+        there: UCX, below MPICH, takes that signal for itself, and would then print all it does.
+        """
         signal.signal(signal.SIGINT, self._note)
+        ignored = signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
+        signal.signal(signal.SIGHUP, signal.SIG_IGN if ignored else self._note)
 
     def _note(self, number: int, _frame: types.FrameType | None) -> None:
         now = time.monotonic()
@@ -53,7 +60,8 @@ class StopRequest:
 
 def to_stderr(text: str) -> None:
     """Print a line at once, past what another print has under way."""
-    os.write(2, f"\n{text}\n".encode())
+    with contextlib.suppress(OSError):  # the terminal has gone
+        os.write(2, f"\n{text}\n".encode())
 
 
 class TimeLimit:

@@ -35,7 +35,7 @@ class TrainingRun:
     ) -> None:
         self._trainer, self._path, self._comm, self._asked = trainer, path, comm, asked
         self._evaluator = evaluator
-        asked.heed_ctrl_c()
+        asked.heed_terminal()
         config, counters = trainer.config, trainer.counters
         if comm.is_root:
             kept = (counters.iteration, counters.episodes) if counters.iteration else (None, None)

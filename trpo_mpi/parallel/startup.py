@@ -25,6 +25,7 @@ import types
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, NoReturn
 
+from trpo_mpi import output
 from trpo_mpi.errors import EnvironmentFault, UsageError
 
 if TYPE_CHECKING:
@@ -155,6 +156,7 @@ def _cure(launcher: str, has_library: bool) -> str:
 def run(main: Callable[[], int]) -> NoReturn:
     """Call `main` and exit with the code it returns, whatever happens inside it."""
     prepare()
+    output.outlive()
     try:
         code = main()
     except UsageError as error:
@@ -181,7 +183,8 @@ def _leave(code: int) -> NoReturn:
     """
     sys.stdout.flush()
     sys.stderr.flush()
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2):
+    asking = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2, signal.SIGHUP)
+    for number in asking:
         signal.signal(number, signal.SIG_IGN)
     MPI = _initialised_mpi()
     if MPI is not None:

@@ -124,10 +124,8 @@ class Queue:
     def work(self) -> None:
         """Let all runs work to their ends; a signal, or a run's end of time, stops them."""
         asked = StopRequest(self._kill)
-        asked.heed_ctrl_c()
+        asked.heed_terminal()
         told = False
-        if signal.getsignal(signal.SIGHUP) == signal.SIG_DFL:  # with nohup it is ignored
-            signal.signal(signal.SIGHUP, lambda *_: signal.raise_signal(signal.SIGTERM))
         try:
             while self._running or (self._waiting and not self.stopped):
                 if asked.signal and not told:

@@ -1,0 +1,35 @@
+"""Standard output and error that outlive what they go to.
+
+A terminal may be closed, a pipe's reader may end, the disk of a log may be full. Lines are then
+lost; a run must not be.
+"""
+
+import io
+import os
+import sys
+from typing import TextIO
+
+
+def outlive() -> None:
+    """From now on what can't be printed is dropped."""
+    sys.stdout, sys.stderr = _lasting(sys.stdout), _lasting(sys.stderr)
+
+
+class _Lasting(io.FileIO):
+    def write(self, data: "io.ReadableBuffer") -> int | None:  # type: ignore[override,name-defined]
+        try:
+            return super().write(data)
+        except OSError:
+            return len(memoryview(data))
+
+
+def _lasting(stream: TextIO | None) -> TextIO:
+    if stream is None:  # closed before Python started
+        return open(os.devnull, "w", encoding="utf-8")
+    stream.flush()
+    return io.TextIOWrapper(
+        io.BufferedWriter(_Lasting(stream.fileno(), "w", closefd=False)),
+        encoding=stream.encoding,
+        errors=stream.errors,
+        line_buffering=bool(stream.line_buffering),
+    )
