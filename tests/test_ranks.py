@@ -75,13 +75,14 @@ PICTURE = (
 )
 POLICIES = [
     (f"{CARTPOLE} --lstm-units 5 --policy MlpLstmPolicy", 3),
-    (f"{PICTURE} --policy CnnPolicy", 2),
-    (f"{CARTPOLE} --algo ppo --policy-batch 60 --policy MlpLstmPolicy --lstm-units 5", 3),
+    (f"{CARTPOLE} --algo ppo --policy-batch 60", 3),
     (f"{CARTPOLE} --algo kl-penalty --adapt kl", 2),
     *(
         pytest.param(arguments, 3, marks=pytest.mark.long)
         for arguments in (
             f"{CARTPOLE} --policy MlpLnLstmPolicy",
+            f"{CARTPOLE} --algo ppo --policy-batch 60 --policy MlpLstmPolicy --lstm-units 5",
+            f"{PICTURE} --policy CnnPolicy",
             f"{PICTURE} --policy CnnLstmPolicy",
             f"{PICTURE} --policy CnnLnLstmPolicy",
             f"{PICTURE} --policy CnnPolicy --algo ppo --vf-clip 0.2",

@@ -43,6 +43,7 @@ def await_no_process(number: int) -> None:
         time.sleep(0.05)
 
 
+@pytest.mark.long
 def test_same_bits_with_and_without(tmp_path: Path, mpirun: Run) -> None:
     command = ["-m", "trpo_mpi.run_mujoco", *SMALL.split(), "--outdir"]
     for folder, more in (("without", []), ("with", ["--video-every", 2, "--checkpoint-every", 2])):

@@ -205,10 +205,10 @@ def test_gradient_is_that_of_the_objective(space: gym.Space[Any]) -> None:
         (gym.spaces.MultiDiscrete([3, 2, 5]), (9,), "MlpPolicy"),
         (gym.spaces.MultiBinary(7), (7,), "MlpPolicy"),
         (gym.spaces.Box(-1, 1, (3,)), (10,), "MlpLstmPolicy"),
-        (gym.spaces.Discrete(5), (7,), "MlpLnLstmPolicy"),
+        pytest.param(gym.spaces.Discrete(5), (7,), "MlpLnLstmPolicy", marks=pytest.mark.long),
         (gym.spaces.Discrete(3), (), "CnnPolicy"),
         (gym.spaces.Box(-1, 1, (2,)), (), "CnnLstmPolicy"),
-        (gym.spaces.Discrete(5), (), "CnnLnLstmPolicy"),
+        pytest.param(gym.spaces.Discrete(5), (), "CnnLnLstmPolicy", marks=pytest.mark.long),
     ],
     ids=str,
 )

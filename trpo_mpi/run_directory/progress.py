@@ -5,6 +5,7 @@ import math
 import os
 import sys
 import time
+import weakref
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -71,16 +72,17 @@ class GrowingFile:
         self._path = path
         self._pending = b""
         self._warned = False
-        if keep is None or not path.exists():
-            if keep is not None:
-                print(f"warning: {path} is gone and begins anew", file=sys.stderr, flush=True)
-            elif path.exists():
-                os.replace(path, path.with_name(f"{path.name}.old"))
-            self._file = open(path, "wb", buffering=0)
+        begins = keep is None or not path.exists()
+        if keep is not None and begins:
+            print(f"warning: {path} is gone and begins anew", file=sys.stderr, flush=True)
+        elif path.exists() and begins:
+            os.replace(path, path.with_name(f"{path.name}.old"))
+        self._file = open(path, "wb" if begins else "r+b", buffering=0)
+        weakref.finalize(self, self._file.close)
+        if keep is None or begins:
             self._end = 0
             self.write(head)
             return
-        self._file = open(path, "r+b", buffering=0)
         lines = self._file.read().splitlines(keepends=True)
         whole = lines[: head.count("\n") + keep]
         if len(whole) < head.count("\n") + keep:
