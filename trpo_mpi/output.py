@@ -7,7 +7,7 @@ lost; a run must not be.
 import io
 import os
 import sys
-from typing import TextIO
+from typing import Any, TextIO
 
 
 def outlive() -> None:
@@ -16,11 +16,12 @@ def outlive() -> None:
 
 
 class _Lasting(io.FileIO):
-    def write(self, data: "io.ReadableBuffer") -> int | None:  # type: ignore[override,name-defined]
+    def write(self, data: Any) -> int:
         try:
-            return super().write(data)
+            written = super().write(data)
         except OSError:
-            return len(memoryview(data))
+            written = None
+        return len(memoryview(data)) if written is None else written
 
 
 def _lasting(stream: TextIO | None) -> TextIO:
