@@ -47,7 +47,7 @@ def ranks_of(job: subprocess.Popen[str]) -> list[int]:
                 stat = (entry / "stat").read_text()
                 parents[int(entry.name)] = int(stat.rpartition(")")[2].split()[1])
                 words = (entry / "cmdline").read_bytes().split(b"\0")
-                if MODULE.encode() in words and words[0].endswith(b"python"):
+                if MODULE.encode() in words and words[0] == os.fsencode(sys.executable):
                     ranks.append(int(entry.name))
 
     def descends(pid: int) -> bool:

@@ -13,7 +13,6 @@ import dataclasses
 import functools
 import io
 import json
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -44,7 +43,7 @@ from trpo_mpi.evaluation import (
 from trpo_mpi.parallel.communicator import Communicator
 from trpo_mpi.run_directory.archive import whole_file
 from trpo_mpi.run_directory.model_file import CHECKPOINTS, Model
-from trpo_mpi.run_directory.reading import runs_in
+from trpo_mpi.run_directory.reading import read_each, runs_in
 
 
 @dataclass(frozen=True)
@@ -120,39 +119,28 @@ def _load_all(settings: Evaluation) -> list[tuple[str, Model]]:
     One that is not named itself, but lies in a directory that is, is left out with a note where it
     can't be played.
     """
-    if not settings.runs or "" in settings.runs:  # of a variable that is not set
-        raise UsageError("name one run directory or more")
     spaces_of = functools.cache(check_env)
+
+    def load(run: str) -> list[tuple[str, Model]]:
+        model = load_model(run, settings.which, settings.network)
+        check_environment(model, run, spaces_of)
+        return [(run, model)]
+
+    loaded = read_each(settings.runs, load, _runs_below)
     seen: dict[Path, str] = {}
-    loaded, left_out = [], None
-    for named in settings.runs:
-        for run in _runs_of(named):
-            try:
-                model = load_model(run, settings.which, settings.network)
-                check_environment(model, run, spaces_of)
-            except UsageError as error:
-                if Path(run) == Path(named):
-                    raise
-                left_out = error
-                print(f"left out: {error}", file=sys.stderr, flush=True)
-                continue
-            loaded.append((run, model))
-            path = output(run, settings.which).resolve()
-            if path in seen:
-                both = f"DIR {run} and {seen[path]} would both write {path}.csv"
-                raise UsageError(f"{both}: name one")
-            seen[path] = run
-    if not loaded and left_out is not None:
-        raise left_out
+    for run, _ in loaded:
+        path = output(run, settings.which).resolve()
+        if path in seen:
+            raise UsageError(f"DIR {run} and {seen[path]} would both write {path}.csv: name one")
+        seen[path] = run
     return loaded
 
 
-def _runs_of(named: str) -> list[str]:
-    """The runs below a directory that is none itself, or else what was named."""
-    path = Path(named)
+def _runs_below(path: Path) -> list[Path]:
+    """The runs in a directory that has no model of its own."""
     if (path / "model.zip").exists() or (path / CHECKPOINTS).exists():
-        return [named]
-    return [str(run) for run in runs_in(path)] or [named]
+        return []
+    return runs_in(path)
 
 
 def _check_networks(settings: Evaluation, models: list[Model]) -> None:

@@ -22,7 +22,7 @@ from trpo_mpi.errors import UsageError
 from trpo_mpi.parallel import startup
 from trpo_mpi.plotting.groups import Panels, group, same
 from trpo_mpi.plotting.references import REFERENCES
-from trpo_mpi.run_directory.reading import Run, read_rows, read_run, runs_in
+from trpo_mpi.run_directory.reading import Run, read_each, read_rows, read_run
 
 
 @dataclass(frozen=True)
@@ -89,8 +89,6 @@ def main() -> int:
 
 def check(settings: Plot) -> None:
     """Raise `UsageError` where settings do not go together, or a reference is not known."""
-    if not settings.runs or "" in settings.runs:  # of a variable that is not set
-        raise UsageError("name one run directory or more")
     if settings.centre == "iqm" and settings.band in ("std", "stderr"):
         raise UsageError(
             f"--band {settings.band} is a deviation from the mean; with --centre iqm it must be "
@@ -123,24 +121,16 @@ def read(settings: Plot) -> list[Run]:
     One that is not named itself, but lies in a directory that is, is left out with a note where it
     can't be drawn, or is there twice. Raises `UsageError` for one that is named.
     """
-    runs: list[Run] = []
-    left_out: UsageError | None = None
     seen: set[Path] = set()
-    for directory in settings.runs:
-        for path in runs_in(Path(directory)) or [Path(directory)]:
-            if path.resolve() in seen:
-                continue
-            seen.add(path.resolve())
-            try:
-                runs += _drawable(path, settings)
-            except UsageError as error:
-                if path == Path(directory):
-                    raise
-                left_out = error
-                print(f"left out: {error}", file=sys.stderr)
-    if not runs and left_out is not None:
-        raise left_out
-    return _once(runs, settings.runs)
+
+    def unseen(run: str) -> list[Run]:
+        place = Path(run).resolve()
+        if place in seen:
+            return []
+        seen.add(place)
+        return _drawable(Path(run), settings)
+
+    return _once(read_each(settings.runs, unseen), settings.runs)
 
 
 def _once(runs: Sequence[Run], named: Sequence[str]) -> list[Run]:

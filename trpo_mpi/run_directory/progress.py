@@ -1,5 +1,6 @@
 """progress.csv: a row an iteration; evaluations.csv: an evaluation; monitor.csv: an episode."""
 
+import io
 import json
 import math
 import os
@@ -72,17 +73,16 @@ class GrowingFile:
         self._path = path
         self._pending = b""
         self._warned = False
-        begins = keep is None or not path.exists()
-        if keep is not None and begins:
-            print(f"warning: {path} is gone and begins anew", file=sys.stderr, flush=True)
-        elif path.exists() and begins:
-            os.replace(path, path.with_name(f"{path.name}.old"))
-        self._file = open(path, "wb" if begins else "r+b", buffering=0)
-        weakref.finalize(self, self._file.close)
-        if keep is None or begins:
+        if keep is None or not path.exists():
+            if keep is not None:
+                print(f"warning: {path} is gone and begins anew", file=sys.stderr, flush=True)
+            elif path.exists():
+                os.replace(path, path.with_name(f"{path.name}.old"))
+            self._open("wb")
             self._end = 0
             self.write(head)
             return
+        self._open("r+b")
         lines = self._file.read().splitlines(keepends=True)
         whole = lines[: head.count("\n") + keep]
         if len(whole) < head.count("\n") + keep:
@@ -90,6 +90,11 @@ class GrowingFile:
         self._end = sum(len(line) for line in whole)
         self._file.truncate(self._end)
         self._file.seek(self._end)
+
+    def _open(self, mode: str) -> None:
+        """Open the file, until this object is no more."""
+        self._file = io.FileIO(self._path, mode)
+        weakref.finalize(self, self._file.close)
 
     def write(self, text: str) -> None:
         """Append whole lines."""

@@ -4,16 +4,19 @@ import csv
 import dataclasses
 import json
 import os
-from collections.abc import Iterator, Sequence
+import sys
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
 from trpo_mpi.config import CONFIGS, Config, batch_grid
 from trpo_mpi.errors import UsageError
+
+Result = TypeVar("Result")
 
 Row = dict[str, str]
 """A row of a CSV file, by the names of its columns; empty where it has nothing to say."""
@@ -53,6 +56,41 @@ def runs_in(path: Path) -> list[Path]:
             found.append(Path(folder))
             below.clear()
     return sorted(found)
+
+
+def read_each(
+    named: Sequence[str],
+    read: Callable[[str], list[Result]],
+    runs_of: Callable[[Path], list[Path]] = runs_in,
+) -> list[Result]:
+    """All that `read` gives of the runs that a command line names.
+
+    Where it raises `UsageError` for a run that is not named itself, but lies in a directory that
+    is, that is left out, with a note.
+
+    Args:
+        named: run directories, files, or directories that hold runs.
+        read: reads one run.
+        runs_of: the runs in what is named; where there are none, it is one itself.
+
+    Raises `UsageError` where nothing is named, or nothing left.
+    """
+    if not named or "" in named:  # of a variable that is not set
+        raise UsageError("name one run directory or more")
+    results: list[Result] = []
+    left_out: UsageError | None = None
+    for name in named:
+        for run in [str(path) for path in runs_of(Path(name))] or [name]:
+            try:
+                results += read(run)
+            except UsageError as error:
+                if Path(run) == Path(name):
+                    raise
+                left_out = error
+                print(f"left out: {error}", file=sys.stderr, flush=True)
+    if not results and left_out is not None:
+        raise left_out
+    return results
 
 
 def read_run(directory: str | Path) -> Run:
