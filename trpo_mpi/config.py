@@ -336,6 +336,7 @@ class AtariConfig(Atari, Config):
     """Time steps an iteration, over all environments. [default: 4096, or the nearest
     that the environments divide]"""
 
+    max_kl: Positive = 0.02
     gamma: Discount = 0.99
     vf_iters: Natural = 2
     vf_batch: Count = 512

@@ -1,6 +1,7 @@
-"""Scores of the defaults: training and evaluation returns after 1M steps, over seeds.
+"""Scores of the defaults, or of other settings: training and evaluation returns, over seeds.
 
     python run/benchmark/scores.py --runs DIR --results run/benchmark/results/mujoco --jobs 2
+    python run/benchmark/scores.py --runs DIR --results DIR --envs Hopper-v4 -- --algo ppo
 
 Trains every environment, seed by seed (by `sweep`, one rank a run, `--jobs` runs at a time), and
 plays 100 episodes in both modes. Of each run --results keeps a directory with its scores, its
@@ -85,6 +86,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--steps", type=int, default=1_000_000)
     parser.add_argument("--jobs", type=int, default=2)
+    parser.add_argument("flags", nargs="*", help="of the runs, behind --")
     options = parser.parse_args()
     options.results.mkdir(parents=True, exist_ok=True)
     options.runs.mkdir(parents=True, exist_ok=True)
@@ -93,8 +95,8 @@ def main() -> None:
         kept = {env: options.results / f"{env}-s{seed}" for env in options.envs}
         missing = [env for env in kept if not (kept[env] / "scores.json").exists()]
         if missing:
-            steps = ["--num-timesteps", str(options.steps)]
-            run("sweep", "--envs", *missing, "--seeds", str(seed), *where, "--", *steps)
+            flags = ["--num-timesteps", str(options.steps), *options.flags]
+            run("sweep", "--envs", *missing, "--seeds", str(seed), *where, "--", *flags)
             places = [kept[env] for env in missing]
             with ThreadPoolExecutor(options.jobs) as pool:
                 list(pool.map(keep, [options.runs / place.name for place in places], places))

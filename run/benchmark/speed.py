@@ -7,7 +7,8 @@ In each round, one after another: the bare environment with random actions, a si
 ale-py's own vector of 16 Pongs on one core; one rank; the bare environment once more; two one-rank
 runs side by side; two ranks; for Atari 16 ranks, and one rank with the network of Mnih et al. 2015;
 and, where `--sb3-python` names an interpreter that has sb3-contrib, its TRPO and this one at equal
-settings, each on one core. The table gives the median over the rounds of each ratio, and its range.
+settings, each on one core; for MuJoCo also Stable-Baselines3's PPO, with its default of one
+environment and with 16. The table gives the median over the rounds of each ratio, and its range.
 """
 
 import argparse
@@ -36,6 +37,20 @@ start = time.perf_counter()
 model.learn(2048 * 20, reset_num_timesteps=False)
 print(2048 * 20 / (time.perf_counter() - start))
 """
+SB3_PPO = """
+import time, torch
+torch.set_num_threads(1)
+from stable_baselines3 import PPO
+from stable_baselines3.common.env_util import make_vec_env
+env = make_vec_env("Hopper-v4", n_envs={envs}, seed=0)
+arch = dict(activation_fn=torch.nn.Tanh, net_arch=[64, 64])
+model = PPO("MlpPolicy", env, n_steps=2048 // {envs}, batch_size=64, n_epochs=10, device="cpu",
+            policy_kwargs=arch, seed=0)
+model.learn(2048 * 3)
+start = time.perf_counter()
+model.learn(2048 * 20, reset_num_timesteps=False)
+print(2048 * 20 / (time.perf_counter() - start))
+"""
 SB3_PONG = """
 import time, torch
 torch.set_num_threads(1)
@@ -52,8 +67,9 @@ start = time.perf_counter()
 model.learn(512 * 2, reset_num_timesteps=False)
 print(512 * 2 / (time.perf_counter() - start))
 """
-EQUAL_SETTINGS = "--cg-iters 15 --vf-iters 10 --vf-batch 128 --fisher-fraction 1 "
-EQUAL_SETTINGS += "--no-normalize-returns --no-normalize-observations"
+PLAIN = "--no-normalize-returns --no-normalize-observations"
+EQUAL_TRPO = f"{PLAIN} --cg-iters 15 --vf-iters 10 --vf-batch 128 --fisher-fraction 1"
+EQUAL_PPO = f"{PLAIN} --algo ppo --policy-iters 10 --policy-batch 64 --vf-iters 10 --vf-batch 64"
 
 
 def bare_hopper(steps: int = 20000) -> float:
@@ -95,9 +111,8 @@ class Suite(NamedTuple):
     """The first so many are left out."""
     runs: dict[str, tuple[tuple[int, str], ...]]
     """Rates by name: runs that are started together, each as ranks and flags."""
-    sb3: str
-    equal: str
-    """Flags for the settings of `sb3`."""
+    rivals: dict[str, tuple[str, str]]
+    """Of Stable-Baselines3, by name: a script that prints its rate, and flags for its settings."""
     ratios: tuple[tuple[str, str, str, float], ...]
     """In words, of which rate over which, and what it is to be at least."""
 
@@ -110,12 +125,17 @@ SUITES = {
         60,
         10,
         {"one": ((1, ""),), "side by side": SIDE_BY_SIDE, "two ranks": ((2, ""),)},
-        SB3_HOPPER,
-        EQUAL_SETTINGS,
+        {
+            "sb3-contrib": (SB3_HOPPER, EQUAL_TRPO),
+            "SB3 PPO": (SB3_PPO.format(envs=1), f"{EQUAL_PPO} --num-envs 1"),
+            "SB3 PPO of 16": (SB3_PPO.format(envs=16), EQUAL_PPO),
+        },
         (
             ("one rank over raw environment", "one", "bare", 0.80),
             ("two ranks over two runs side by side", "two ranks", "side by side", 0.88),
             ("over sb3-contrib at its settings", "as sb3-contrib", "sb3-contrib", 1.5),
+            ("PPO over SB3's at its settings", "as SB3 PPO", "SB3 PPO", 1.5),
+            ("PPO over SB3's, 16 environments", "as SB3 PPO of 16", "SB3 PPO of 16", 1.5),
         ),
     ),
     "atari": Suite(
@@ -130,8 +150,12 @@ SUITES = {
             "two ranks": ((2, ""),),
             "16 ranks": ((16, ""),),
         },
-        SB3_PONG,
-        f"--num-envs 8 --timesteps-per-batch 512 --cnn nature {EQUAL_SETTINGS}",
+        {
+            "sb3-contrib": (
+                SB3_PONG,
+                f"--num-envs 8 --timesteps-per-batch 512 --cnn nature {EQUAL_TRPO}",
+            )
+        },
         (
             ("small network over bare vector", "one", "bare", 0.20),
             ("Nature's network over bare vector", "nature", "bare", 0.10),
@@ -181,11 +205,12 @@ def one_round(suite: Suite, sb3_python: str | None) -> dict[str, float]:
     if sb3_python is not None:
         one_core = ["taskset", "-c", "0"]
         command = [*one_core, "env", "OMP_NUM_THREADS=1", sb3_python, "-W", "ignore"]
-        result = subprocess.run(
-            [*command, "-c", suite.sb3], capture_output=True, text=True, check=True
-        )
-        rates["sb3-contrib"] = float(result.stdout.split()[-1])
-        rates["as sb3-contrib"] = trained(suite, (one_core, suite.equal))
+        for name, (script, flags) in suite.rivals.items():
+            result = subprocess.run(
+                [*command, "-c", script], capture_output=True, text=True, check=True
+            )
+            rates[name] = float(result.stdout.split()[-1])
+            rates[f"as {name}"] = trained(suite, (one_core, flags))
     return rates
 
 

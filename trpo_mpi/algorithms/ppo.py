@@ -108,7 +108,7 @@ class PpoKernels(GradientKernels):
         """Gradient of the clipped objective, summed over the time indices `rows`: (E, P)."""
         chosen, valid = np.zeros(self._rows, np.int32), np.zeros(self._rows, np.float32)
         chosen[: len(rows)], valid[: len(rows)] = rows, 1
-        limit, n, state = np.float32(clip), self.columns, batch.states[:, rows[0]]
+        limit, n, state = np.array(clip, np.float32), self.columns, batch.states[:, rows[0]]
         return [
             self._gradients(
                 theta, state[i * n : (i + 1) * n], chosen, valid, limit, parameters, *part
