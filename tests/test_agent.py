@@ -128,6 +128,33 @@ def test_a_commands_files_can_be_loaded(tmp_path: Path) -> None:
     assert np.array_equal(loaded.predict_values(rows), model.predict_values(rows))
 
 
+def test_another_seed_keeps_what_a_command_has_learnt(tmp_path: Path) -> None:
+    model = small().learn(256)
+    model_file.save(tmp_path / "model.zip", model._whole())
+    loaded = TRPO.load(tmp_path / "model.zip", env="CartPole-v1", **SMALL, max_kl=1e-12, vf_iters=0)
+    loaded.learn(64, seed=7)
+    assert loaded.config.seed == 7
+    np.testing.assert_allclose(loaded._whole().theta, model._whole().theta, atol=1e-4)
+    assert np.array_equal(loaded._whole().phi, model._whole().phi)
+
+
+def test_values_are_in_units_of_the_reward() -> None:
+    """Whatever rewards are multiplied by for the critic."""
+    rows = np.random.default_rng(0).standard_normal((5, 4))
+    plain, scaled = (small(reward_scale=scale).predict_values(rows) for scale in (1.0, 0.1))
+    np.testing.assert_allclose(scaled, 10 * plain)
+
+
+def test_a_batch_of_nothing_but_resets() -> None:
+    """Two environments have 5 steps each; the sixth call is both's reset, in a batch of its own."""
+    envs = SyncVectorEnv([Constant] * 2, autoreset_mode=AutoresetMode.NEXT_STEP)
+    model = small(envs, num_envs=2, timesteps_per_batch=10).learn(12)
+    assert model._state is not None
+    counters = model._state["counters"]
+    assert (counters["iteration"], counters["timesteps"]) == (3, 12)
+    assert np.isfinite(model._whole().theta).all()
+
+
 def test_the_kept_file_is_loaded_for_ever() -> None:
     """Written once by this class, and never again."""
     assert KEPT.stat().st_size < 50_000

@@ -104,6 +104,23 @@ def test_the_newest_three_are_kept(trainer: Trainer, tmp_path: Path) -> None:
     assert kept == iterations[:-4:-1]
 
 
+def test_damaged_ones_of_later_iterations_push_none_out(trainer: Trainer, tmp_path: Path) -> None:
+    """Where none is whole the run begins anew: what it then writes is what is left."""
+    (tmp_path / "checkpoints").mkdir()
+    for number in (9001, 9002, 9003):
+        (tmp_path / "checkpoints" / f"{number:08d}.zip").write_bytes(b"damaged")
+    writer = CheckpointWriter(tmp_path, trainer.config)
+    for _ in range(4):
+        trainer.iterate()
+        write(trainer, tmp_path, writer)
+    kept = [int(path.stem) for path in checkpoint.numbered(tmp_path)]
+    last = trainer.counters.iteration
+    assert kept == [9003, 9002, 9001, last, last - 1, last - 2]
+    found = checkpoint.newest(tmp_path)
+    assert found is not None
+    assert found.iteration == last
+
+
 def test_due_by_iterations_or_by_time_and_cost(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

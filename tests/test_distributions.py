@@ -251,6 +251,13 @@ def test_actions_have_the_spaces_type_and_shape() -> None:
     assert all(space.contains(action) for action in actions)
 
 
+def test_clipped_to_limits_that_float32_does_not_hold() -> None:
+    """float32(0.1) is more than 0.1."""
+    space = gym.spaces.Box(-0.1, 0.1, (1,), np.float64)
+    actions = DiagonalGaussian(space).to_environment(np.array([[-5], [5]], np.float32))
+    assert actions.tolist() == [[-0.1], [0.1]]
+
+
 def test_discrete_space_may_start_anywhere() -> None:
     space = gym.spaces.Discrete(3, start=-1)
     actions = Categorical(space).to_environment(np.array([0, 1, 2], np.int32))

@@ -227,6 +227,29 @@ def test_a_resumed_run_goes_on_evaluating(tmp_path: Path) -> None:
     found.check(dataclasses.replace(taken_over, eval_episodes=5, eval_every=None))
 
 
+def test_one_that_evaluates_no_longer(tmp_path: Path, python: Run) -> None:
+    """What goes with --eval-episodes goes with it."""
+    result = python("-m", MODULE, *RUN.split(), *EVALUATIONS.split(), "--outdir", "run")
+    assert result.returncode == 0, result.stderr
+    more = ["--resume", "run", "--eval-episodes", "0", "--num-timesteps", "2100"]
+    result = python("-m", MODULE, *more)
+    assert result.returncode == 0, result.stderr
+    assert [row["iteration"] for row in rows_of(tmp_path / "run")] == ["2", "3"]
+
+
+@pytest.mark.long
+def test_the_time_limit_ends_an_evaluation_that_does_not_end(tmp_path: Path, mpirun: Run) -> None:
+    """Endless episodes on both ranks; the run itself is done and has its checkpoint."""
+    command = "--env toy_envs:Endless-v0 --timesteps-per-batch 160 --num-timesteps 320 --outdir run"
+    result = mpirun(
+        2, "-m", MODULE, *command.split(), "--eval-episodes", "2", "--max-hours", "0.01"
+    )
+    assert result.returncode == 75, result.stderr
+    assert "stopped by a signal or time limit" in result.stdout
+    assert (tmp_path / "run" / "checkpoints" / "00000002.zip").exists()
+    assert rows_of(tmp_path / "run") == []
+
+
 def test_the_file_keeps_what_the_checkpoint_has_seen(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

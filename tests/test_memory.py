@@ -1,5 +1,7 @@
 """Whether a batch fits the memory, asked before it is taken."""
 
+from pathlib import Path
+
 import gymnasium as gym
 import numpy as np
 import pytest
@@ -39,6 +41,19 @@ def test_not_even_one_step(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(memory, "available", lambda: 1000)
     with pytest.raises(UsageError, match="not one time step"):
         memory.check_batch(Config(), Grid(16, 128), NUMBERS, 16)
+
+
+@pytest.mark.parametrize("kinds", list(memory.CGROUPS), ids=["version 2", "version 1"])
+def test_the_cache_of_files_is_not_what_a_job_has_used(kinds: str, tmp_path: Path) -> None:
+    _, limit, used, prefix = memory.CGROUPS[kinds]
+    (tmp_path / limit).write_text("4000\n")
+    (tmp_path / used).write_text("3900\n")
+    files = f"{prefix}inactive_file 2000\n{prefix}active_file 500\n"
+    (tmp_path / "memory.stat").write_text(f"anon 1400\n{files}")
+    assert memory._left(tmp_path, limit, used, prefix) == 4000 - 3900 + 2500
+    (tmp_path / limit).write_text("max\n")
+    assert memory._left(tmp_path, limit, used, prefix) is None
+    assert memory._left(tmp_path / "absent", limit, used, prefix) is None
 
 
 def test_this_machine_says_what_it_has() -> None:

@@ -3,7 +3,14 @@
 import numpy as np
 import pytest
 
-from trpo_mpi.normalization import CLIP, Moments, ObservationNormalizer, column_moments, pool
+from trpo_mpi.normalization import (
+    CLIP,
+    Moments,
+    ObservationNormalizer,
+    column_moments,
+    pool,
+    reward_scale,
+)
 
 FAR = pytest.mark.parametrize(("mean", "deviation"), [(0.0, 1.0), (1e6, 1.0), (-3e8, 0.5)])
 
@@ -97,6 +104,22 @@ def test_a_small_deviation_is_not_blown_up() -> None:
     """Below the floor of 0.1 the floor divides."""
     normalizer = ObservationNormalizer(Moments(100, np.array([2.0]), np.array([100 * 0.01**2])))
     np.testing.assert_allclose(normalizer(np.array([[2.05]])), [[0.5]], rtol=1e-6)
+
+
+def test_rewards_are_not_blown_up_where_none_has_been_seen() -> None:
+    """Divided by the deviation of returns, once there is one."""
+    moments = Moments.none(1)
+    assert reward_scale(moments, 0.5) == 0.5
+    moments.merge(1000, np.zeros(1), np.zeros(1))
+    assert reward_scale(moments, 0.5) == 0.5
+    moments.merge(1000, np.zeros(1), np.full(1, 2000 * 9.0))
+    assert reward_scale(moments, 0.5) == pytest.approx(0.5 / 3)
+    assert reward_scale(None, 0.5) == 0.5
+
+
+def test_no_columns_count() -> None:
+    count, mean, m2 = pool(np.zeros(2), np.ones((2, 3)), np.ones((2, 3)))
+    assert (count, mean.tolist(), m2.tolist()) == (0, [0, 0, 0], [0, 0, 0])
 
 
 def test_switched_off_it_only_converts() -> None:

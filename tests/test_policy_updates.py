@@ -28,7 +28,7 @@ from toy_training import toy_trainer, train
 
 from trpo_mpi.algorithms import make_update
 from trpo_mpi.algorithms.kl_penalty import KlPenalty, PenaltyKernels, adapted
-from trpo_mpi.algorithms.policy_update import PolicyBatch, Stage, minibatches
+from trpo_mpi.algorithms.policy_update import PolicyBatch, Stage, enough, minibatches, share
 from trpo_mpi.algorithms.ppo import Ppo, PpoKernels
 from trpo_mpi.algorithms.trpo import Npg, trpo_step
 from trpo_mpi.config import Config, Grid
@@ -188,6 +188,18 @@ def test_minibatches() -> None:
     assert sorted(windows) == [[0, 1, 2, 3], [4, 5, 6, 7], [8, 9, 10]]
     orders = {str(minibatches(11, 4, stream, windows=True)) for _ in range(20)}
     assert len(orders) > 1
+
+
+def test_minibatches_of_episodes_of_unequal_length() -> None:
+    """Two rows of four columns are 8 steps; where one column of four goes on, five rows are."""
+    counted = np.arange(10) < np.array([[10], [2], [2], [2]])
+    assert enough(2, counted) == 5
+    assert enough(2, np.ones((4, 10), bool)) == 2
+    assert enough(2, np.zeros((4, 10), bool)) > 0
+    # All that count, by the share of the time indices, whichever they are.
+    assert share(counted, np.array([0, 1, 2, 3, 4])) == 8
+    assert share(counted, np.array([9])) == 1.6
+    assert share(np.ones((4, 10), bool), np.array([0, 3, 7])) == 12
 
 
 def test_penalty_step_by_hand() -> None:

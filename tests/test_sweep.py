@@ -280,6 +280,13 @@ def test_what_is_finished(swept: tuple[Path, Result]) -> None:
     ):
         (run,) = planned(f"--envs CartPole-v1 --seeds 2 -- {flags}", folder)
         assert run.finished() == finished, flags
+    (run,) = planned(f"--envs CartPole-v1 --seeds 2 -- {TINY} --eval-episodes 3", folder)
+    assert not run.finished()  # its evaluation is still to come
+    rows = run.directory / "evaluations.csv"
+    for number, finished in ((1, False), (2, True)):
+        rows.write_text(f"iteration,timesteps\n1,256\n{number},512\n", encoding="utf-8")
+        assert run.finished() == finished
+    rows.unlink()
     (run,) = planned(f"--envs CartPole-v1 --seeds 9 -- {TINY}", folder)
     assert not run.finished()
     for flags, words in (("--gamma 0.5", "--gamma is 0.5"), ("--num-envs 8", "keeps its env")):

@@ -124,6 +124,14 @@ class Stateless(Counter):
         return super().step(action)
 
 
+class Endless(Counter):
+    """One episode for ever, without a time limit."""
+
+    def step(self, action: Any) -> Step:
+        observation, reward, *_ = super().step(action)
+        return observation, reward, False, False, {}
+
+
 class Strange(Counter):
     """Spaces that can't be trained on: STRANGE says which."""
 
@@ -135,6 +143,6 @@ class Strange(Counter):
             self.action_space = gym.spaces.Text(2)
 
 
-for toy in (Counter, Plain, Constant, Noisy, Faulty, Stateless, Strange):
+for toy in (Counter, Plain, Constant, Noisy, Faulty, Stateless, Endless, Strange):
     name = toy.__name__
     gym.register(f"{name}-v0", f"{__name__}:{name}", order_enforce=False, disable_env_checker=True)

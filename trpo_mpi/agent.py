@@ -32,7 +32,7 @@ from trpo_mpi.envs.given import Env
 from trpo_mpi.envs.spaces import flat_rows
 from trpo_mpi.envs.vector import ColumnEnvs
 from trpo_mpi.errors import UsageError
-from trpo_mpi.normalization import ObservationNormalizer
+from trpo_mpi.normalization import ObservationNormalizer, reward_scale
 from trpo_mpi.parallel import startup
 from trpo_mpi.policies.networks import Rows, safe_blocks
 from trpo_mpi.policies.own import (
@@ -223,7 +223,7 @@ class TRPO:
         config = replace(self.config, seed=seed)
         config.validate()
         self.config, self._trainer = config, None
-        if self._model is not None:
+        if self._model is not None and not self._model.iteration:  # not one of a command
             self._model = model_file.initial(config, self._model.spaces)
 
     def _forget(self, trainer: Trainer | None = None) -> None:
@@ -344,8 +344,8 @@ class TRPO:
         if self._critic is None:
             network = model.make_critic()
             self._critic = Rows(network, model.phi, safe_blocks(network, model.phi), alone=True)
-        scale = 1.0 if model.return_moments is None else float(model.return_moments.deviation[0])
-        values = self._critic(rows, memory)[0][:, 0].astype(np.float64) * scale
+        scale = reward_scale(model.return_moments, self.config.reward_scale)
+        values = self._critic(rows, memory)[0][:, 0].astype(np.float64) / scale
         return values[0] if one else values
 
     @property

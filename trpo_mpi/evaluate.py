@@ -79,7 +79,7 @@ def main() -> int:
     quiet_gymnasium()  # rank 0 has just said, once, what there is to say of these environments
     if any(model.architecture.needs_tensorflow for model in models):
         tensorflow_setup.set_up("-1", 0)
-    comm.on_root(lambda: _check_networks(settings, models))
+    comm.everywhere(lambda: _check_networks(settings, models))
     table = Table(settings, [model.env for model in models])
     if comm.is_root:
         print(table.head, flush=True)

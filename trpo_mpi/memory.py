@@ -10,6 +10,15 @@ from trpo_mpi.errors import UsageError
 from trpo_mpi.policies.policy import POLICIES, observation_type
 
 GIB = 2**30
+CGROUPS = {
+    "": ("/sys/fs/cgroup", "memory.max", "memory.current", ""),
+    "memory": (
+        *("/sys/fs/cgroup/memory", "memory.limit_in_bytes", "memory.usage_in_bytes"),
+        "total_",
+    ),
+}
+"""Control groups of version 2 and 1, by what /proc/self/cgroup names them: where they are, the
+files of their limit and of what is used, and what the names in memory.stat begin with."""
 
 
 def bytes_of_a_step(config: Config, spaces: Spaces) -> int:
@@ -40,7 +49,7 @@ def check_batch(config: Config, grid: Grid, spaces: Spaces, columns: int) -> Non
 
 def available() -> int | None:
     """Bytes that processes here can still have; None where the system does not say."""
-    found = [_meminfo(), *_cgroup()]
+    found = [_meminfo(), *_cgroups()]
     known = [x for x in found if x is not None]
     return min(known) if known else None
 
@@ -54,20 +63,28 @@ def _meminfo() -> int | None:
         return None
 
 
-def _cgroup() -> list[int]:
-    """What the job's control groups leave, in Slurm's case the memory that was asked for."""
+def _cgroups() -> list[int]:
+    """What the job's control groups leave, in Slurm's case of the memory that was asked for."""
     try:
-        group = Path("/proc/self/cgroup").read_text().splitlines()[-1].partition("::")[2]
-    except (OSError, IndexError):
+        lines = Path("/proc/self/cgroup").read_text().splitlines()
+    except OSError:
         return []
     left = []
-    folder = Path("/sys/fs/cgroup") / group.lstrip("/")
-    for place in (folder, *folder.parents):
-        try:
-            limit = (place / "memory.max").read_text().strip()
-            used = int((place / "memory.current").read_text())
-            if limit != "max":
-                left.append(max(0, int(limit) - used))
-        except (OSError, ValueError):
-            continue
-    return left
+    for kinds, group in (line.split(":", 2)[1:] for line in lines):
+        if kinds in CGROUPS:
+            root, *names = CGROUPS[kinds]
+            folder = Path(root) / group.lstrip("/")
+            left += [_left(place, *names) for place in (folder, *folder.parents)]
+    return [x for x in left if x is not None]
+
+
+def _left(place: Path, limit: str, used: str, prefix: str) -> int | None:
+    """What one control group leaves; None where it has no limit."""
+    try:
+        most, taken = (int((place / name).read_text()) for name in (limit, used))
+        stat = dict(line.split() for line in (place / "memory.stat").read_text().splitlines())
+        # The cache of files counts as used, and makes room as soon as that is asked for.
+        cache = sum(int(stat[f"{prefix}{kind}_file"]) for kind in ("inactive", "active"))
+    except (OSError, ValueError, LookupError):
+        return None
+    return max(0, most - taken + cache)

@@ -62,11 +62,24 @@ def pool(
     counts: np.ndarray, means: np.ndarray, m2: np.ndarray
 ) -> tuple[float, np.ndarray, np.ndarray]:
     """Moments of all columns together, from (C, K) means and M2 of `counts` (C,) values each."""
+    if not counts.any():
+        return 0.0, np.zeros(means.shape[1]), np.zeros(means.shape[1])
     average = counts.mean()
     weights = (counts / average)[:, None]
     mean = (weights * means).mean(axis=0)
     pooled = m2.sum(axis=0) + average * (weights * (means - mean) ** 2).sum(axis=0)
     return float(counts.sum()), mean, pooled
+
+
+def reward_scale(returns: Moments | None, factor: float) -> float:
+    """What rewards are multiplied by for the critic's sake: `factor`, over the returns' deviation.
+
+    Where no two returns have differed there is none to divide by: that of the first rewards of all
+    would be enormous.
+    """
+    if returns is None or not returns.m2[0]:
+        return factor
+    return factor / float(returns.deviation[0])
 
 
 class ObservationNormalizer:

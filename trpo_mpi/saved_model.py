@@ -116,8 +116,9 @@ def _most_probable(space: gym.Space[Any], parameters: tf.Tensor) -> tf.Tensor:
     """What `choose` and `to_environment` of the space's distribution do, without noise."""
     if isinstance(space, gym.spaces.Box):
         means = tf.split(parameters, 2, axis=1)[0]
-        low, high = (limit.ravel().astype(np.float32) for limit in (space.low, space.high))
-        actions = tf.clip_by_value(means, low, high)
+        kind = np.result_type(np.float32, space.low)
+        low, high = (limit.ravel().astype(kind) for limit in (space.low, space.high))
+        actions = tf.clip_by_value(tf.cast(means, kind), low, high)
     elif isinstance(space, gym.spaces.Discrete):
         actions = tf.argmax(parameters, 1) + int(space.start)
     elif isinstance(space, gym.spaces.MultiDiscrete):

@@ -26,7 +26,7 @@ from trpo_mpi.config import Config, Grid
 from trpo_mpi.envs.adopted import AdoptedEnvs
 from trpo_mpi.envs.spaces import Spaces
 from trpo_mpi.envs.vector import ColumnEnvs
-from trpo_mpi.normalization import ObservationNormalizer, column_moments, pool
+from trpo_mpi.normalization import ObservationNormalizer, column_moments, pool, reward_scale
 from trpo_mpi.parallel.communicator import Communicator
 from trpo_mpi.policies.kernel import eights
 from trpo_mpi.policies.networks import safe_blocks
@@ -147,13 +147,14 @@ class Trainer:
         gathered, mask, extras = self._gather(parts, batch, wish())
         counts = mask.sum(axis=1)
         timesteps, mean, m2 = pool(counts, *gathered[:2])
-        variance = m2 / timesteps
+        variance = m2 / max(timesteps, 1)
         episodes = self._gather_episodes(batch, extras[:, 0])
         counters.timesteps += int(timesteps)
 
         row: dict[str, Any] = {}
-        scale = self._reward_scale()
-        if not self._first_horizon:
+        scale = reward_scale(self.return_moments, config.reward_scale)
+        # A batch of the caller's environments may be of nothing but their resets.
+        if timesteps and not self._first_horizon:
             normalised = (advantages - mean[0]) / (np.sqrt(variance[0]) + 1e-8)
             stage = self._stage()
             step = self._step_policy(batch, normalised, mask, stage)
@@ -213,13 +214,6 @@ class Trainer:
             self._best_return = counters.return_mean
             self.best = self.model()
 
-    def _reward_scale(self) -> float:
-        """What rewards are multiplied by for the critic's sake."""
-        scale = self.config.reward_scale
-        if self.return_moments is None or self.return_moments.count == 0:
-            return scale
-        return scale / float(self.return_moments.deviation[0])
-
     def _advantages(
         self, batch: Batch, rewards: np.ndarray, actor: Actor
     ) -> tuple[np.ndarray, np.ndarray]:
@@ -236,7 +230,7 @@ class Trainer:
             after = self.critic.values(cut, actor.memory(cut, np.stack(batch.cut_states)))
             for (column, step), value in zip(batch.cuts, after, strict=True):
                 next_values[column, step] = value
-        rewards = rewards * self._reward_scale()
+        rewards = rewards * reward_scale(self.return_moments, self.config.reward_scale)
         ends = (batch.terminated, batch.ended)
         return values, gae(rewards, values, next_values, *ends, self.config.gamma, self.config.lam)
 

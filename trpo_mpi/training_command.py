@@ -1,5 +1,6 @@
 """What every training command does: check what is asked, set up the ranks, and run the loop."""
 
+import dataclasses
 import os
 import time
 from collections.abc import Callable
@@ -46,6 +47,8 @@ def main(module: str) -> int:
     found = comm.on_root(lambda: _find(config))
     if found is not None:
         config = parse(CONFIGS[module], module, default=found.defaults())
+        if not config.eval_episodes:  # no longer: what goes with them is not carried over either
+            config = dataclasses.replace(config, eval_every=None, eval_deterministic=False)
         config.validate()
         found.check(config)
     if config.tensorboard:
@@ -79,7 +82,7 @@ def main(module: str) -> int:
     given, source = start, f"--load {config.load}"
     if found is not None:
         given, source = found.model, f"--resume {found.path}"
-    comm.on_root(lambda: _try_policy(config, spaces, given, source))
+    comm.everywhere(lambda: _try_policy(config, spaces, given, source))
     resumes = found is not None
     path = None if config.check else comm.on_root(lambda: directory.create(config, resumes))
 
@@ -135,7 +138,7 @@ def _try_env(config: Config, watchdog: Watchdog) -> tuple[Spaces, str | None]:
 
 
 def _try_policy(config: Config, spaces: Spaces, given: Model | None, source: str) -> None:
-    """Raise `UsageError` where there is no such policy, or `given` does not fit it; on rank 0."""
+    """Raise `UsageError` where there is no such policy, or `given` does not fit it."""
     Architecture.of(config).make_policy(spaces.observation, spaces.action)
     if given is not None:
         given.check_network(source)

@@ -36,6 +36,7 @@ class TrainingRun:
         self._trainer, self._path, self._comm, self._asked = trainer, path, comm, asked
         self._evaluator = evaluator
         asked.heed_terminal()
+        self._limit = TimeLimit(trainer.config.max_hours)
         config, counters = trainer.config, trainer.counters
         if comm.is_root:
             kept = (counters.iteration, counters.episodes) if counters.iteration else (None, None)
@@ -52,7 +53,6 @@ class TrainingRun:
             if config.tensorboard:
                 values = dataclasses.asdict(settings)
                 self._events = EventFile(path / "tensorboard", values, counters.timesteps)
-            self._limit = TimeLimit(config.max_hours)
             self._seconds = 0.0  # of the last iteration
             self._shown = display.Display(config.num_timesteps, counters.timesteps)
             asked.announce = self._shown.announce
@@ -84,11 +84,14 @@ class TrainingRun:
                     self._events.add(row)
                 self._shown.show(row)
                 self._recorder.follow(row["iteration"], trainer.model)
-            due = self._due(trainer.counters.iteration, reason is not None)
-            left_open = due and (wish == Wish.STOP or not self._evaluate())
-            if left_open or (reason is None and wish == Wish.STOP):
+            ended = reason is not None
+            if ended:  # first of all: an evaluation may be long, and cut off
+                whole = self._checkpoint()
+            due = self._due(trainer.counters.iteration, ended)
+            left_open = due and (wish == Wish.STOP or not self._evaluate(limited=True))
+            if left_open or (not ended and wish == Wish.STOP):
                 reason, code = self._why(), STOPPED
-            if reason is not None or wish == Wish.CHECKPOINT:
+            if not ended and (reason is not None or wish == Wish.CHECKPOINT):
                 whole = self._checkpoint()
         if self._comm.is_root:
             self._shown.close()
@@ -124,17 +127,20 @@ class TrainingRun:
             return False
         return self._comm.on_root(lambda: self._evaluations.latest < number)
 
-    def _evaluate(self) -> bool:
+    def _evaluate(self, limited: bool = False) -> bool:
         """Evaluate the policy as it is; False where the run was asked to stop meanwhile.
 
-        A stop does not wait for it: the next start does it again, with the same episodes.
+        A stop does not wait for it: the next start does it again, with the same episodes. Where it
+        is `limited` the time limit stops it as well; not at a start, which would get no further.
         """
         trainer, evaluator = self._trainer, self._evaluator
         assert evaluator is not None
-        asked = self._asked
-        summary = evaluator.evaluate(
-            trainer.actor(), trainer.normalizer, lambda: bool(asked.signal)
-        )
+
+        def asked() -> bool:
+            cost = self._writer.cost if self._comm.is_root else 0.0
+            return bool(self._asked.signal) or (limited and self._limit.near(0, cost))
+
+        summary = evaluator.evaluate(trainer.actor(), trainer.normalizer, asked)
         if summary is not None and self._comm.is_root:
             mode, counters = mode_of(trainer.config.eval_deterministic), trainer.counters
             reached = {"iteration": counters.iteration, "timesteps": counters.timesteps}

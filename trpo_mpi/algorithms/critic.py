@@ -12,7 +12,7 @@ import numpy as np
 import tensorflow as tf
 
 from trpo_mpi.algorithms.adam import Adam
-from trpo_mpi.algorithms.policy_update import minibatches
+from trpo_mpi.algorithms.policy_update import enough, minibatches, share
 from trpo_mpi.parallel.communicator import Communicator
 from trpo_mpi.policies.kernel import Graph, eights, parts_of
 from trpo_mpi.policies.networks import padded_rows
@@ -37,7 +37,7 @@ class Critic:
     ) -> None:
         """`columns` own environments, batches of `steps`, minibatches of `rows` time indices.
 
-        `steps` is a multiple of 8, or None where it changes.
+        `steps` is a multiple of 8, or None where it changes; then minibatches have `enough` rows.
         With `clip` an error counts as no less than that of a value that has moved by so much
         (the value clipping of PPO's first implementation). With `two_batches` it is fitted to the
         batch before as well, to the targets that this had (Coady's TRPO).
@@ -51,7 +51,7 @@ class Critic:
         self._network = network
         self._columns = columns = 1 if network.one_column else columns
         self._rows = rows
-        self._padded_rows = eights(rows)
+        self._padded_rows = None if steps is None else eights(rows)
         flat = tf.TensorSpec([network.num_parameters], tf.float32)
 
         def seen(*shape: int | None) -> list[tf.TensorSpec]:
@@ -133,13 +133,15 @@ class Critic:
         data = parts_of(self._columns, *arrays)
         steps = mask.shape[1]
         own = mask[comm.columns.start : comm.columns.stop]
+        most = self._rows if self._padded_rows else enough(self._rows, mask)
         for _ in range(epochs):
-            for rows in minibatches(steps, self._rows, stream):
-                chosen = np.zeros(self._padded_rows, np.int32)
-                weight = np.zeros((len(own), self._padded_rows), np.float32)
+            for rows in minibatches(steps, most, stream):
+                padded = self._padded_rows or eights(len(rows))
+                chosen = np.zeros(padded, np.int32)
+                weight = np.zeros((len(own), padded), np.float32)
                 chosen[: len(rows)], weight[:, : len(rows)] = rows, own[:, rows]
                 total = comm.sum_columns("critic gradient", *self._gradients(data, chosen, weight))
-                mean = (total / max(1, mask[:, rows].sum())).astype(np.float32)
+                mean = (total / share(mask, rows)).astype(np.float32)
                 self.phi = self.adam.update(self.phi, mean, stepsize)
 
     def _with_last(

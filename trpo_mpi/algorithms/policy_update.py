@@ -247,6 +247,22 @@ def concluded(
     return theta, PolicyStep(0.0, entropy, 0.0, 0.0, more or {})
 
 
+def enough(rows: int, counted: np.ndarray) -> int:
+    """How many time indices hold as many steps that count as `rows` do where all count.
+
+    `counted` is (C, T) bool: with whole episodes most columns are through before the longest is.
+    """
+    return rows * counted.size // max(1, int(counted.sum()))
+
+
+def share(counted: np.ndarray, rows: np.ndarray) -> float:
+    """The steps that count, by the share of the time indices that a minibatch has of them.
+
+    Its gradient is divided by that, and not by those that count in it: so all weigh the same.
+    """
+    return max(1.0, float(counted.sum() * len(rows) / counted.shape[1]))
+
+
 def minibatches(
     horizon: int, rows: int, stream: np.random.Generator, windows: bool = False
 ) -> list[np.ndarray]:

@@ -23,8 +23,10 @@ from trpo_mpi.algorithms.policy_update import (
     Stage,
     begun,
     concluded,
+    enough,
     mean_losses,
     minibatches,
+    share,
 )
 from trpo_mpi.config import Config, Grid
 from trpo_mpi.parallel.communicator import Communicator
@@ -48,6 +50,7 @@ class Ppo(PolicyUpdate):
         self._config = config
         self._recurrent = policy.state_size > 0
         self._rows = grid.rows(config.policy_batch)
+        self._varies = steps is None
         self._kernels = PpoKernels(policy, columns, steps, self._rows, config.entcoeff)
 
     def step(
@@ -59,17 +62,18 @@ class Ppo(PolicyUpdate):
         stepsize = stage.decayed(config.policy_stepsize or STEPSIZE, config.policy_final_stepsize)
         data, old, entropy = begun(theta, kernels, batch, comm)
         horizon = batch.counted.shape[1]
+        most = enough(self._rows, batch.counted) if self._varies else self._rows
         more = {"policy_stepsize": stepsize, "clip_range": clip}
         first = theta
         passes = config.policy_iters or ITERS
         for done in range(1, passes + 1):
-            for rows in minibatches(horizon, self._rows, stage.stream, self._recurrent):
+            for rows in minibatches(horizon, most, stage.stream, self._recurrent):
                 gradients = kernels.clipped_gradient(theta, clip, rows, batch, data, old)
                 try:
                     total = comm.sum_columns("clipped gradient", *gradients)
                 except FloatingPointError:  # on all ranks alike: too long a step
                     return concluded(first, theta, OUT_OF_BOUNDS, entropy, more)
-                gradient = total / batch.timesteps(rows)
+                gradient = total / share(batch.counted, rows)
                 norm = float(np.sqrt(np.sum(gradient**2)))
                 if config.max_grad_norm is not None and norm > config.max_grad_norm:
                     gradient *= config.max_grad_norm / norm
@@ -82,15 +86,15 @@ class Ppo(PolicyUpdate):
 
 
 class PpoKernels(GradientKernels):
-    """The clipped surrogate's gradient; minibatches have `rows` time indices."""
+    """The clipped surrogate's gradient; minibatches have `rows` time indices, or `enough`."""
 
     def __init__(
         self, policy: Policy, columns: int, steps: int | None, rows: int, entcoeff: float
     ) -> None:
         """Batches of `columns` by `steps`."""
         super().__init__(policy, columns, steps, entcoeff)
-        self._rows = rows = eights(rows)
-        indices, valid = tf.TensorSpec([rows], tf.int32), tf.TensorSpec([rows], tf.float32)
+        self._padded_rows = None if steps is None else eights(rows)
+        indices, valid = (tf.TensorSpec([self._padded_rows], t) for t in (tf.int32, tf.float32))
         own = [self.numbers(policy.state_size), indices, valid, tf.TensorSpec([], tf.float32)]
         self._gradients = Graph(
             self._gradient, self.flat, *own, self.old_signature, *self.signature
@@ -106,7 +110,8 @@ class PpoKernels(GradientKernels):
         old: list[tf.Tensor],
     ) -> list[np.ndarray]:
         """Gradient of the clipped objective, summed over the time indices `rows`: (E, P)."""
-        chosen, valid = np.zeros(self._rows, np.int32), np.zeros(self._rows, np.float32)
+        padded = self._padded_rows or eights(len(rows))
+        chosen, valid = np.zeros(padded, np.int32), np.zeros(padded, np.float32)
         chosen[: len(rows)], valid[: len(rows)] = rows, 1
         limit, n, state = np.array(clip, np.float32), self.columns, batch.states[:, rows[0]]
         return [

@@ -31,8 +31,8 @@ class DiagonalGaussian:
         self.num_parameters = 2 * self.size
         self.action_shape: tuple[int, ...] = (self.size,)
         self.action_type = np.float32
-        self._low = space.low.reshape(-1).astype(np.float32)
-        self._high = space.high.reshape(-1).astype(np.float32)
+        # In the space's own type: a float64 rounded to float32 may lie outside.
+        self._low, self._high = space.low.reshape(-1), space.high.reshape(-1)
 
     def log_prob(self, parameters: tf.Tensor, actions: tf.Tensor) -> tf.Tensor:
         """log p(action), of the action before it is clipped to the Box."""

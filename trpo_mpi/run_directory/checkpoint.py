@@ -125,14 +125,17 @@ class CheckpointWriter:
         """
         self._folder.mkdir(exist_ok=True)
         whole = members(self._settings, model, best, state, columns)
-        with archive.whole_file(self._folder / f"{state['counters']['iteration']:08d}.zip") as file:
+        iteration = state["counters"]["iteration"]
+        with archive.whole_file(self._folder / f"{iteration:08d}.zip") as file:
             archive.write(file, whole)
         with archive.whole_file(self._run / "model.zip") as file:
             archive.write(file, model_file.members(model))
         if best is not None and best is not self._best:
             model_file.save(self._folder / "best.zip", best)
             self._best = best
-        for old in numbered(self._run)[KEPT:]:
+        # Those with higher numbers are damaged: this run would have gone on from them.
+        past = [path for path in numbered(self._run) if int(path.stem) <= iteration]
+        for old in past[KEPT:]:
             old.unlink()
         self._last = time.monotonic()
         self.cost = self._last - began

@@ -165,7 +165,7 @@ class EvaluationsFile(GrowingFile):
 
     def __init__(self, directory: Path, iteration: int | None = None) -> None:
         path = directory / self.NAME
-        kept = [] if iteration is None else _iterations(path, iteration)
+        kept = [] if iteration is None else [n for n in _iterations(path) if n <= iteration]
         self.latest = kept[-1] if kept else 0
         """The iteration of the last row; 0 where there is none."""
         resumes = iteration is not None and path.exists()
@@ -176,14 +176,18 @@ class EvaluationsFile(GrowingFile):
         self.write(_line(EVALUATION_COLUMNS, row))
 
 
-def _iterations(path: Path, last: int) -> list[int]:
-    """First column of the whole rows of a file, if it is there, as far as iteration `last`."""
+def evaluated(directory: Path) -> int:
+    """The iteration of a run's last evaluation; 0 where there is none."""
+    return max(_iterations(directory / EvaluationsFile.NAME), default=0)
+
+
+def _iterations(path: Path) -> list[int]:
+    """First column of the whole rows of a file, if it is there."""
     try:
         lines = path.read_text(encoding="utf-8").splitlines(keepends=True)[1:]
     except OSError:
         return []
-    numbers = [int(line.partition(",")[0]) for line in lines if line.endswith("\n")]
-    return [number for number in numbers if number <= last]
+    return [int(line.partition(",")[0]) for line in lines if line.endswith("\n")]
 
 
 def _line(columns: Iterable[str], row: Mapping[str, Any]) -> str:

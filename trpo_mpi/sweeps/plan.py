@@ -15,6 +15,7 @@ from trpo_mpi.envs.atari import is_atari
 from trpo_mpi.envs.make import check_env, quiet_gymnasium
 from trpo_mpi.errors import UsageError
 from trpo_mpi.run_directory import checkpoint
+from trpo_mpi.run_directory.progress import evaluated
 from trpo_mpi.state import Counters
 
 OWN = {
@@ -70,7 +71,9 @@ class Run:
         )
         found.check(config)
         counters = Counters.from_tree(found.state["counters"])
-        return counters.limit_reached(config, its.num_envs or 1) is not None
+        if counters.limit_reached(config, its.num_envs or 1) is None:
+            return False
+        return not config.eval_episodes or evaluated(self.directory) >= counters.iteration
 
 
 def seeds(words: Sequence[str]) -> list[int]:
