@@ -2,9 +2,11 @@
 
 import re
 import warnings
+from pathlib import Path
 from typing import Any
 
 import gymnasium as gym
+import mujoco
 import numpy as np
 import pytest
 from conftest import Run
@@ -87,3 +89,22 @@ def test_a_warning_of_anything_else_is_shown_as_ever() -> None:
 def warns() -> gym.Env[Any, Any]:
     warnings.warn("a warning of its own", stacklevel=1)
     return gym.make("toy_envs:Counter-v0")
+
+
+MUJOCO = """
+from trpo_mpi.envs.make import check_env, make_env, quiet_gymnasium
+check_env("HalfCheetah-v4")
+quiet_gymnasium()
+for _ in range(3):
+    make_env("HalfCheetah-v4")
+"""
+
+
+def test_mujocos_warnings_of_a_model_are_said_once(python: Run, tmp_path: Path) -> None:
+    """MuJoCo 4 has one for HalfCheetah-v4; by itself it writes it to a file, too."""
+    result = python("-c", MUJOCO)
+    assert result.returncode == 0, result.stderr
+    said = int(mujoco.mj_versionString() >= "4")
+    assert result.stderr.count("compiler attribute") == said
+    assert result.stderr.count("warning: MuJoCo: ") == said
+    assert not (tmp_path / "MUJOCO_LOG.TXT").exists()

@@ -42,7 +42,8 @@ def make_env(
         if atari is not None:
             return games.make_atari(env_id, atari, render_mode)
         # The passive checker looks at the first step alone and costs 3 % of all the others.
-        env = gym.make(env_id, disable_env_checker=True, **mode)
+        with _mujoco_warns_as_gymnasium():
+            env = gym.make(env_id, disable_env_checker=True, **mode)
         return TimeAwareObservation(env, normalize_time=True) if time_feature else env
     except ValueError:
         if not time_feature:
@@ -53,6 +54,21 @@ def make_env(
     except (gym.error.Error, ImportError) as error:
         reason = " ".join(str(error).split())
         raise UsageError(f"--env {env_id} can't be made: {reason}") from None
+
+
+@contextlib.contextmanager
+def _mujoco_warns_as_gymnasium() -> Iterator[None]:
+    """What MuJoCo says of a model's file goes where Gymnasium's warnings go: it repeats it, too."""
+    try:
+        import mujoco
+    except Exception:  # without graphics it may be any, and the environment need not be MuJoCo's
+        yield
+        return
+    mujoco.set_mju_user_warning(lambda text: gym.logger.warn(f"MuJoCo: {text}"))
+    try:
+        yield
+    finally:
+        mujoco.set_mju_user_warning(None)
 
 
 def _unknown(env_id: str) -> str:
