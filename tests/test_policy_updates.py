@@ -73,7 +73,8 @@ def test_clipped_gradient_is_that_of_the_formula(space: gym.Space[Any], kind: st
     data = kernels.data(batch)
     _, old = kernels.old(theta, data)
     new, few = moved(policy, theta), of_window(batch, rows)
-    given = np.concatenate(kernels.clipped_gradient(new, 0.1, rows, batch, data, old))
+    before = kernels.log_probs(data, old)
+    given = np.concatenate(kernels.clipped_gradient(new, 0.1, rows, batch, data, before))
     variable = tf.Variable(new.astype(np.float64))
     with tf.GradientTape() as tape:
         now = parameters(policy, variable, few)

@@ -14,7 +14,7 @@ import tensorflow as tf
 from trpo_mpi.algorithms.adam import Adam
 from trpo_mpi.algorithms.policy_update import enough, minibatches, share
 from trpo_mpi.parallel.communicator import Communicator
-from trpo_mpi.policies.kernel import Graph, eights, parts_of
+from trpo_mpi.policies.kernel import Graph, array_of, eights, parts_of
 from trpo_mpi.policies.networks import padded_rows
 from trpo_mpi.policies.policy import ValueNetwork
 
@@ -174,6 +174,6 @@ class Critic:
     ) -> list[np.ndarray]:
         n = self._columns
         return [
-            self._gradient_kernel(self.phi, chosen, weight[i * n : (i + 1) * n], *part).numpy()
+            array_of(self._gradient_kernel(self.phi, chosen, weight[i * n : (i + 1) * n], *part))
             for i, part in enumerate(data)
         ]

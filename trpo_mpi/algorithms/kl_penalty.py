@@ -27,7 +27,7 @@ from trpo_mpi.algorithms.policy_update import (
 )
 from trpo_mpi.config import Config
 from trpo_mpi.parallel.communicator import Communicator
-from trpo_mpi.policies.kernel import Graph
+from trpo_mpi.policies.kernel import Graph, array_of
 from trpo_mpi.policies.networks import Mlp
 from trpo_mpi.policies.policy import Policy
 
@@ -119,7 +119,7 @@ class PenaltyKernels(GradientKernels):
     ) -> list[np.ndarray]:
         """Gradients of the objective and of the KL, and the KL, summed over time: (E, 2 P + 1)."""
         pairs = zip(data, old, strict=True)
-        return [self._gradients(theta, before, *part).numpy() for part, before in pairs]
+        return [array_of(self._gradients(theta, before, *part)) for part, before in pairs]
 
     def _both(self, theta, old, observations, starts, state, actions, advantages, mask):  # type: ignore[no-untyped-def]
         distribution = self.policy.distribution

@@ -15,7 +15,7 @@ import tensorflow as tf
 
 from trpo_mpi.algorithms.adam import Adam
 from trpo_mpi.parallel.communicator import Communicator
-from trpo_mpi.policies.kernel import Graph, parts_of
+from trpo_mpi.policies.kernel import Graph, array_of, parts_of
 from trpo_mpi.policies.policy import Policy
 
 
@@ -151,7 +151,7 @@ class PolicyKernels:
     ) -> list[np.ndarray]:
         """Gain of the objective over the parameters `old`, and KL, summed over time: (E, 2)."""
         pairs = zip(data, old, strict=True)
-        return [self._all_losses(theta, *part, before).numpy() for part, before in pairs]
+        return [array_of(self._all_losses(theta, *part, before)) for part, before in pairs]
 
     def copies(self, flat: tf.Tensor) -> list[tf.Tensor]:
         """The parameters' arrays, a copy for each column."""
@@ -189,7 +189,7 @@ class GradientKernels(PolicyKernels):
     ) -> tuple[list[np.ndarray], list[tf.Tensor]]:
         """Entropy, summed over time, (E, 1); and the distributions' parameters."""
         results = [self._parameters(theta, *part) for part in data]
-        return [rows.numpy() for rows, _ in results], [old for _, old in results]
+        return [array_of(rows) for rows, _ in results], [old for _, old in results]
 
     def _old(self, theta, observations, starts, state, actions, advantages, mask):  # type: ignore[no-untyped-def]
         parameters = self.policy(self.copies(theta), observations, starts, state)

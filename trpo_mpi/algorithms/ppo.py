@@ -30,11 +30,13 @@ from trpo_mpi.algorithms.policy_update import (
 )
 from trpo_mpi.config import Config, Grid
 from trpo_mpi.parallel.communicator import Communicator
-from trpo_mpi.policies.kernel import Graph, eights
+from trpo_mpi.policies.kernel import Graph, array_of, eights
 from trpo_mpi.policies.policy import Policy
 
 ITERS = 10
 """Passes over the batch, where --policy-iters does not say."""
+STATES, ACTIONS = 2, 3
+"""Where these stand in what `PolicyKernels.data` gives."""
 STEPSIZE = 3e-4
 """Adam's first step size, where --policy-stepsize does not say."""
 
@@ -61,6 +63,7 @@ class Ppo(PolicyUpdate):
         clip = stage.decayed(config.clip_range, config.final_clip_range)
         stepsize = stage.decayed(config.policy_stepsize or STEPSIZE, config.policy_final_stepsize)
         data, old, entropy = begun(theta, kernels, batch, comm)
+        log_probs, limit = kernels.log_probs(data, old), tf.constant(clip, tf.float32)
         horizon = batch.counted.shape[1]
         most = enough(self._rows, batch.counted) if self._varies else self._rows
         more = {"policy_stepsize": stepsize, "clip_range": clip}
@@ -68,7 +71,7 @@ class Ppo(PolicyUpdate):
         passes = config.policy_iters or ITERS
         for done in range(1, passes + 1):
             for rows in minibatches(horizon, most, stage.stream, self._recurrent):
-                gradients = kernels.clipped_gradient(theta, clip, rows, batch, data, old)
+                gradients = kernels.clipped_gradient(theta, limit, rows, batch, data, log_probs)
                 try:
                     total = comm.sum_columns("clipped gradient", *gradients)
                 except FloatingPointError:  # on all ranks alike: too long a step
@@ -94,46 +97,56 @@ class PpoKernels(GradientKernels):
         """Batches of `columns` by `steps`."""
         super().__init__(policy, columns, steps, entcoeff)
         self._padded_rows = None if steps is None else eights(rows)
-        indices, valid = (tf.TensorSpec([self._padded_rows], t) for t in (tf.int32, tf.float32))
-        own = [self.numbers(policy.state_size), indices, valid, tf.TensorSpec([], tf.float32)]
+        indices = tf.TensorSpec([self._padded_rows], tf.int32)
+        own = [self.numbers(policy.state_size), indices, tf.TensorSpec([], tf.float32)]
         self._gradients = Graph(
-            self._gradient, self.flat, *own, self.old_signature, *self.signature
+            self._gradient, self.flat, *own, self.numbers(steps), *self.signature
         )
+        actions = self.signature[ACTIONS]
+        self._log_probs = Graph(policy.distribution.log_prob, self.old_signature, actions)
+
+    def log_probs(self, data: list[list[tf.Tensor]], old: list[tf.Tensor]) -> list[tf.Tensor]:
+        """log p(action) under the parameters `old`: (E, T), for all minibatches."""
+        return [self._log_probs(x, part[ACTIONS]) for x, part in zip(old, data, strict=True)]
 
     def clipped_gradient(
         self,
         theta: np.ndarray,
-        clip: float,
+        clip: tf.Tensor,
         rows: np.ndarray,
         batch: PolicyBatch,
         data: list[list[tf.Tensor]],
-        old: list[tf.Tensor],
+        log_probs: list[tf.Tensor],
     ) -> list[np.ndarray]:
-        """Gradient of the clipped objective, summed over the time indices `rows`: (E, P)."""
+        """Gradient of the clipped objective, summed over the time indices `rows`: (E, P).
+
+        `log_probs` is what `log_probs` gives of the policy that collected the batch.
+        """
         padded = self._padded_rows or eights(len(rows))
-        chosen, valid = np.zeros(padded, np.int32), np.zeros(padded, np.float32)
-        chosen[: len(rows)], valid[: len(rows)] = rows, 1
-        limit, n, state = np.array(clip, np.float32), self.columns, batch.states[:, rows[0]]
+        chosen = np.full(padded, -1, np.int32)
+        chosen[: len(rows)] = rows
+        states = [part[STATES] for part in data]  # of the first time step; or of nothing
+        if batch.states.size:
+            states = np.split(batch.states[:, rows[0]], len(data))
         return [
-            self._gradients(
-                theta, state[i * n : (i + 1) * n], chosen, valid, limit, parameters, *part
-            ).numpy()
-            for i, (part, parameters) in enumerate(zip(data, old, strict=True))
+            array_of(self._gradients(theta, state, chosen, clip, before, *part))
+            for state, before, part in zip(states, log_probs, data, strict=True)
         ]
 
-    def _gradient(self, theta, state, chosen, valid, clip, old, *data):  # type: ignore[no-untyped-def]
+    def _gradient(self, theta, state, chosen, clip, before, *data):  # type: ignore[no-untyped-def]
         distribution = self.policy.distribution
-        observations, starts, _, actions, advantages, mask, old = (
-            x if i == 2 else tf.gather(x, chosen, axis=1) for i, x in enumerate((*data, old))
+        rows, valid = tf.maximum(chosen, 0), tf.cast(chosen >= 0, tf.float32)
+        observations, starts, _, actions, advantages, mask, before = (
+            x if i == STATES else tf.gather(x, rows, axis=1) for i, x in enumerate((*data, before))
         )
         weights = self.copies(theta)
-        old_log_prob = distribution.log_prob(old, actions)
         with tf.GradientTape() as tape:
             tape.watch(weights)
             parameters = self.policy(weights, observations, starts, state)
-            ratio = tf.exp(distribution.log_prob(parameters, actions) - old_log_prob)
+            ratio = tf.exp(distribution.log_prob(parameters, actions) - before)
             clipped = tf.clip_by_value(ratio, 1 - clip, 1 + clip)
             gain = tf.minimum(ratio * advantages, clipped * advantages)
-            entropy = distribution.entropy(parameters)
-            objective = tf.reduce_sum((gain + self.entcoeff * entropy) * mask * valid)
+            if self.entcoeff:
+                gain += self.entcoeff * distribution.entropy(parameters)
+            objective = tf.reduce_sum(gain * mask * valid)
         return self.flatten(tape.gradient(objective, weights))

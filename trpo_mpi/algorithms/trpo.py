@@ -28,7 +28,7 @@ from trpo_mpi.algorithms.policy_update import (
 )
 from trpo_mpi.config import Config
 from trpo_mpi.parallel.communicator import Communicator
-from trpo_mpi.policies.kernel import Graph, eights, parts_of
+from trpo_mpi.policies.kernel import Graph, array_of, eights, parts_of
 from trpo_mpi.policies.policy import Policy
 
 
@@ -125,13 +125,13 @@ class TrpoKernels(PolicyKernels):
     ) -> tuple[list[np.ndarray], list[tf.Tensor]]:
         """Objective's gradient and entropy, summed over time: (E, P + 1), and parameters."""
         results = [self._gradients(theta, *part) for part in data]
-        return [rows.numpy() for rows, _ in results], [old for _, old in results]
+        return [array_of(rows) for rows, _ in results], [old for _, old in results]
 
     def fisher_product(
         self, theta: np.ndarray, vector: np.ndarray, data: list[list[tf.Tensor]]
     ) -> list[np.ndarray]:
         """Fisher-vector product, summed over time: (E, P)."""
-        return [self._products(theta, vector, *part).numpy() for part in data]
+        return [array_of(self._products(theta, vector, *part)) for part in data]
 
     def _gradient(self, theta, observations, starts, state, actions, advantages, mask):  # type: ignore[no-untyped-def]
         distribution = self.policy.distribution

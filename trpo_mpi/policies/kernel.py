@@ -49,6 +49,14 @@ class Graph:
         return outputs[0] if self._one else outputs
 
 
+def array_of(tensor: tf.Tensor) -> np.ndarray:
+    """The numbers of a tensor where they are, to be read alone.
+
+    A copy takes fresh memory, and with it a fifth of the time of a small network's gradient.
+    """
+    return np.asarray(memoryview(tensor))
+
+
 def eights(steps: float) -> int:
     """The next multiple of 8: a shorter SIMD tail would run other code, with other bits."""
     return -(-int(np.ceil(steps)) // 8) * 8
