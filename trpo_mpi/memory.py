@@ -13,7 +13,9 @@ GIB = 2**30
 CGROUPS = {
     "": ("/sys/fs/cgroup", "memory.max", "memory.current", ""),
     "memory": (
-        *("/sys/fs/cgroup/memory", "memory.limit_in_bytes", "memory.usage_in_bytes"),
+        "/sys/fs/cgroup/memory",
+        "memory.limit_in_bytes",
+        "memory.usage_in_bytes",
         "total_",
     ),
 }

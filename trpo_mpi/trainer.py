@@ -147,7 +147,6 @@ class Trainer:
         gathered, mask, extras = self._gather(parts, batch, wish())
         counts = mask.sum(axis=1)
         timesteps, mean, m2 = pool(counts, *gathered[:2])
-        variance = m2 / max(timesteps, 1)
         episodes = self._gather_episodes(batch, extras[:, 0])
         counters.timesteps += int(timesteps)
 
@@ -155,6 +154,7 @@ class Trainer:
         scale = reward_scale(self.return_moments, config.reward_scale)
         # A batch of the caller's environments may be of nothing but their resets.
         if timesteps and not self._first_horizon:
+            variance = m2 / timesteps
             normalised = (advantages - mean[0]) / (np.sqrt(variance[0]) + 1e-8)
             stage = self._stage()
             step = self._step_policy(batch, normalised, mask, stage)
