@@ -1,9 +1,10 @@
-"""GPUs, on a list of devices that is made up."""
+"""TensorFlow without Keras until someone asks; GPUs, on a list of devices that is made up."""
 
 import gymnasium as gym
 import numpy as np
 import pytest
 import tensorflow as tf
+from conftest import Run
 
 from trpo_mpi.errors import UsageError
 from trpo_mpi.policies.networks import GPU_IMAGES, IMAGES, Rows, safe_blocks
@@ -11,6 +12,23 @@ from trpo_mpi.policies.policy import Architecture
 from trpo_mpi.tensorflow_setup import choose_gpu
 
 FOUR = [f"/physical_device:GPU:{i}" for i in range(4)]
+
+ASKING_FOR_KERAS = """
+import sys
+from trpo_mpi import tensorflow_setup
+
+tensorflow_setup.set_up("-1", 0)
+print([name for name in ("keras", "pandas", "matplotlib") if name in sys.modules])
+import tensorflow as tf
+from tensorflow.keras import layers
+
+print(layers.Dense(3)(tf.ones((1, 2))).shape, tf.keras.optimizers.Adam.__name__)
+"""
+
+
+def test_keras_is_loaded_when_asked_for(python: Run) -> None:
+    result = python("-c", ASKING_FOR_KERAS)
+    assert result.stdout == "[]\n(1, 3) Adam\n", result.stderr
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,8 @@
 
 import os
 import sys
+from types import ModuleType
+from typing import cast
 
 from trpo_mpi.errors import UsageError
 
@@ -21,6 +23,10 @@ def set_up(gpu: str, local_rank: int, drawn: bool = False) -> list[str]:
         # OpenGL brings an LLVM of its own (Mesa's), at which TensorFlow's would look: it must be
         # there first, and TensorFlow must prefer its own, or the process ends.
         sys.setdlopenflags(os.RTLD_NOW | getattr(os, "RTLD_DEEPBIND", 0))
+    # Keras would be loaded with it, and pandas and Matplotlib with Keras: a third of the time that
+    # takes, and 90 MB a rank, for what only a network of one's own uses. That loads it on asking.
+    modules = cast(dict[str, ModuleType | None], sys.modules)
+    keras = modules.setdefault("keras.src", None)  # None: an ImportError, which TensorFlow expects
     sys.stderr.flush()
     # Four lines of start-up notes a process come from C++ before any log level is read.
     kept = os.dup(2)
@@ -42,6 +48,8 @@ def set_up(gpu: str, local_rank: int, drawn: bool = False) -> list[str]:
         tf.config.experimental.enable_tensor_float_32_execution(False)
         tf.constant(0.0)
     finally:
+        if keras is None:
+            del sys.modules["keras.src"]
         os.dup2(kept, 2)
         os.close(kept)
         os.close(null)
