@@ -240,9 +240,12 @@ def test_a_callback_on_one_rank_stops_or_ends_all(what: str, tmp_path: Path, mpi
 
 
 def test_a_callback_alone() -> None:
+    """It sees what `learn` has at hand, and no earlier iteration with it, which would pile up."""
     calls: list[int] = []
 
     def callback(its: dict[str, Any], _: dict[str, Any]) -> bool:
+        assert "scope" not in its
+        assert isinstance(its["self"], TRPO)
         calls.append(its["trainer"].counters.iteration)
         return len(calls) < 3
 

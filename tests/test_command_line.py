@@ -107,8 +107,8 @@ def test_help_says_each_thing_once_and_shows_how_to_call_it(python: Run, command
 
 def test_a_paragraph_of_help_is_not_broken_where_its_source_is(python: Run) -> None:
     page = python("-m", "trpo_mpi.play", "--help", COLUMNS="200").stdout
-    sentence = "Several episodes stand in it one behind the other. (default: none)\n"
-    assert re.search(rf"\n  --video STR +Write an MP4 file, .*{re.escape(sentence)}", page)
+    sentence = "Several episodes follow one another. (default: none)\n"
+    assert re.search(rf"\n  --video STR +Write an MP4 file .*{re.escape(sentence)}", page)
     assert re.search(r"\n  DIR +A run directory, .*\(required\)\n", page)
 
 

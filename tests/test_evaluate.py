@@ -330,6 +330,6 @@ def test_of_a_directory_of_runs_each_that_can_be_played_has_a_row(
 def test_a_file_has_no_other_models(hopper: Path, python: Run) -> None:
     result = python("-m", "trpo_mpi.evaluate", "model.zip", "--which", "best")
     assert result.returncode == 2
-    expected = "--which best is of a run directory, but model.zip is a file"
+    expected = "--which best needs a run directory, but model.zip is a file"
     assert result.stderr == f"evaluate: error: {expected}\n"
     assert not list(hopper.parent.glob("evaluation*"))

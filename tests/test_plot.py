@@ -257,13 +257,13 @@ GOOD = ["good", "--output", "c.png"]
     [
         ([], "name one run directory"),
         (["good", ""], "name one run directory"),
-        (["nowhere"], "nowhere is no run directory: there is no nowhere/progress.csv"),
-        (["good", "bare"], "bare is no run directory: there is no bare/config.json"),
+        (["nowhere"], "nowhere is not a run directory: no nowhere/progress.csv"),
+        (["good", "bare"], "bare is not a run directory: no bare/config.json"),
         (["early"], "early: progress.csv has no row with a return yet"),
-        (["broken"], "broken is no whole run directory: config.json: Expecting property name"),
+        (["broken"], "broken has a damaged config.json: Expecting property name"),
         (["good", "copy"], "good and copy are the same run"),
-        (["good/progress.csv"], "good/progress.csv is no run directory"),
-        (["words"], "words is no whole run directory: column"),
+        (["good/progress.csv"], "good/progress.csv is not a run directory"),
+        (["words"], "words has a damaged column"),
         (["good", "--output", "curves.xyz"], "--output curves.xyz must end in one of"),
         (["good", "--output", "curves"], "--output curves must end in one of"),
         (["good", "--output", "absent/c.png"], "can't be written: No such file or directory"),
@@ -272,7 +272,7 @@ GOOD = ["good", "--output", "c.png"]
         ([*GOOD, "--reference", "chainerrl"], "Walker2d-v4; the runs are of Toy-v0"),
         ([*GOOD, "--returns", "evaluation"], "good has no evaluations.csv"),
         ([*GOOD, "--diagnostics"], "good: progress.csv has no policy step yet"),
-        ([*GOOD, "--diagnostics", "--band", "std"], "--band is of learning curves"),
+        ([*GOOD, "--diagnostics", "--band", "std"], "--band applies only to learning curves"),
     ],
 )
 def test_wrong_usage_is_one_line(
@@ -316,4 +316,4 @@ def test_of_a_run_that_is_there_twice_the_longer_is_drawn(tmp_path: Path, python
 def test_a_refusal_is_printed_once(python: Command) -> None:
     result = python("-m", "trpo_mpi.plot", "nowhere")
     assert (result.returncode, len(result.stderr.splitlines())) == (2, 1)
-    assert "nowhere is no run directory" in result.stderr
+    assert "nowhere is not a run directory" in result.stderr

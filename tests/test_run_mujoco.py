@@ -55,7 +55,7 @@ def test_starts_without_arguments_on_two_ranks_and_stops_on_ctrl_c(tmp_path: Pat
     code, out, err = start_and_interrupt(command, tmp_path)
     assert code != 0
     assert "Traceback" not in err
-    assert "on 2 ranks, 8 a rank" in out
+    assert "on 2 ranks, 8 per rank" in out
 
 
 def test_a_reader_that_goes_does_not_end_the_run(tmp_path: Path) -> None:

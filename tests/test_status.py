@@ -131,7 +131,7 @@ def test_a_damaged_run_is_one_line_among_others(
     assert [FINISHED in line for line in lines[1:]] == [True] * 3
     # Without its end a line is one that is being written.
     if name == "config.json" or (name == "progress.csv" and "\n" in damage):
-        assert "is no whole run directory" in lines[2]
+        assert "has a damaged " in lines[2]
     monkeypatch.setattr("sys.argv", ["status", "--json"])
     assert status.main() == 0
     assert [entry["seed"] for entry in json.loads(capsys.readouterr().out)][::2] == [3, 3]

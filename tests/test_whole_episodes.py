@@ -93,8 +93,8 @@ def test_a_trainer_counts_whole_episodes() -> None:
     [
         ({}, 21, "--episodes-per-batch 20 leaves some of 21 ranks"),
         ({"num_envs": 4}, 5, "--num-envs 4 leaves some of 5 ranks"),
-        ({"num_envs": 3}, 1, "no multiple of --num-envs 3; use 18 or 21"),
-        ({"num_envs": 30}, 1, "no multiple of --num-envs 30; use 30"),
+        ({"num_envs": 3}, 1, "not a multiple of --num-envs 3; use 18 or 21"),
+        ({"num_envs": 30}, 1, "not a multiple of --num-envs 30; use 30"),
     ],
 )
 def test_grids_that_do_not_go(settings: dict[str, Any], ranks: int, words: str) -> None:

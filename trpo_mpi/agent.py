@@ -197,7 +197,8 @@ class TRPO:
         asked = Wish.NOTHING
         try:
             while asked != Wish.STOP and trainer.finished() is None:
-                scope = {"self": self, **locals()}
+                # Less itself: it would hold every iteration that was.
+                scope = {name: x for name, x in locals().items() if name != "scope"}
                 row, _, asked = trainer.iterate(wish)
                 self._forget(trainer)
                 last = asked == Wish.STOP or trainer.finished() is not None

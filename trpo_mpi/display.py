@@ -29,18 +29,18 @@ def banner(config: Config, grid: Grid, machine: dict[str, Any]) -> str:
     ranks, own = machine["ranks"], grid.num_envs / machine["ranks"]
     hosts = Counter(machine["hosts"])
     where = ", ".join(f"{host} x{count}" if ranks > 1 else host for host, count in hosts.items())
-    each = f"{own:g} a rank" if own == int(own) else f"{int(own)} or {int(own) + 1} a rank"
+    each = f"{own:g} per rank" if own == int(own) else f"{int(own)} or {int(own) + 1} per rank"
     devices = ", ".join(machine["gpus"]) or "CPU"
     note = (
         ""
         if config.num_envs or grid.episodes
-        else f" (16 by default{', one a rank' if ranks > 16 else ''})"
+        else f" (16 by default{', one per rank' if ranks > 16 else ''})"
     )
     lines = [
         f"trpo_mpi {__version__}: {config.env}, {config.num_timesteps:,} time steps, "
         f"seed {config.seed}",
         f"{ranks} rank{'s' if ranks > 1 else ''} on {where}; {machine['mpi_library']}; "
-        f"threads a rank {machine['threads']}; {devices}",
+        f"threads per rank: {machine['threads']}; {devices}",
         f"batch {_size(grid)}, on {ranks} rank{'s' if ranks > 1 else ''}, {each}{note}",
     ]
     if machine["ranks_per_core"] > 1:
@@ -49,7 +49,7 @@ def banner(config: Config, grid: Grid, machine: dict[str, Any]) -> str:
             f"{machine['cores']} cores are free to them: they will wait for each other"
         )
     if not machine["exact_rows"]:
-        lines.append("note: this BLAS needs single rows for equal bits: acting is slower")
+        lines.append("note: this BLAS takes single rows for equal bits, which makes acting slower")
     return "\n".join(lines)
 
 
@@ -67,8 +67,8 @@ def resume_notes(
     """What there is to say of a run that is resumed, or will be."""
     if fault is not None:
         yield (
-            f"note: {config.env} does not give its state ({fault}): where a run is resumed, its "
-            "environments begin new episodes"
+            f"note: the state of {config.env} can't be saved ({fault}): after a resume its "
+            "environments start new episodes"
         )
     if found is None:
         return
@@ -78,7 +78,7 @@ def resume_notes(
         f"{counters['timesteps']:,} time steps"
     )
     if begun:
-        yield f"note: {begun} environments have begun new episodes"
+        yield f"note: {begun} environments have started new episodes"
     first = found.state["schedule_timesteps"]
     if config.num_timesteps > first:
         yield f"note: schedules ran over the first {first:,} time steps and hold their last values"

@@ -50,22 +50,22 @@ from trpo_mpi.run_directory.reading import read_each, runs_in
 class Evaluation:
     """Play episodes with trained policies. Under mpirun or srun the ranks share them out.
 
-    Prints a row for each, and writes into its directory evaluation.csv, a row an episode, and
-    evaluation.json, the summary; of a model that is not a run's latest, evaluation-NAME.
+    Prints a row for each, and writes evaluation.csv, one row per episode, and evaluation.json, the
+    summary, into its directory (evaluation-NAME for a model other than a run's latest).
     """
 
     runs: Annotated[Positional[tuple[str, ...]], arg(metavar="DIR [DIR ...]")]
     """Run directories, directories that hold them, or files: a model.zip or a checkpoint."""
     which: str = "latest"
-    """Of a run directory: latest, best, or the iteration of a checkpoint."""
+    """Which model of a run directory: latest, best, or a checkpoint's iteration."""
     episodes: Count = 100
-    """Episodes to play with each, over all ranks."""
+    """Episodes to play with each policy, over all ranks."""
     deterministic: bool = False
-    """Take the most probable action at each step, not a random one as in training."""
+    """Take the most probable action at each step instead of sampling as in training."""
     seed: Natural = 0
     """Seed of the episodes: their starts and the noise of the actions."""
     network: str | None = None
-    """The network of your own that it was trained with, as module:function. [default: none]"""
+    """Your own network, if the policy was trained with one, as module:function. [default: none]"""
 
 
 def main() -> int:

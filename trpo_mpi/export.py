@@ -35,11 +35,11 @@ class Export:
     run: Annotated[Positional[str], arg(metavar="DIR")]
     """A run directory, a model.zip or a checkpoint."""
     saved_model: str
-    """Directory to write, which must not be there."""
+    """Directory to write; it must not exist."""
     which: str = "latest"
-    """Of a run directory: latest, best, or the iteration of a checkpoint."""
+    """Which model of a run directory: latest, best, or a checkpoint's iteration."""
     network: str | None = None
-    """The network of your own that it was trained with, as module:function. [default: none]"""
+    """Your own network, if the policy was trained with one, as module:function. [default: none]"""
 
 
 def main() -> int:

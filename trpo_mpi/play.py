@@ -45,18 +45,18 @@ class Play:
     run: Annotated[Positional[str], arg(metavar="DIR")]
     """A run directory, a model.zip or a checkpoint."""
     video: str | None = None
-    """Write an MP4 file, in real time, and open no window. Several episodes stand in it one behind
-    the other. [default: none]"""
+    """Write an MP4 file that plays in real time, and open no window. Several
+    episodes follow one another. [default: none]"""
     which: str = "latest"
-    """Of a run directory: latest, best, or the iteration of a checkpoint."""
+    """Which model of a run directory: latest, best, or a checkpoint's iteration."""
     episodes: Count = 1
     """Episodes to play."""
     deterministic: bool = False
-    """Take the most probable action at each step, not a random one as in training."""
+    """Take the most probable action at each step instead of sampling as in training."""
     seed: Natural = 0
     """Seed of the episodes: their starts and the noise of the actions."""
     network: str | None = None
-    """The network of your own that it was trained with, as module:function. [default: none]"""
+    """Your own network, if the policy was trained with one, as module:function. [default: none]"""
 
 
 def main() -> int:

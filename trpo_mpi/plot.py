@@ -102,7 +102,9 @@ def check(settings: Plot) -> None:
             name = field.name
             drawn = name in ("returns", "centre", "band", "reference")
             if drawn and getattr(settings, name) != field.default:
-                raise UsageError(f"--{name} is of learning curves; leave it out with --diagnostics")
+                raise UsageError(
+                    f"--{name} applies only to learning curves; omit it with --diagnostics"
+                )
 
 
 def check_references(names: Sequence[str], panels: Panels) -> None:

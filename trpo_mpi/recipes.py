@@ -1,9 +1,9 @@
 """Settings under which older systems' experiments are repeated: the choices of `--recipe`.
 
-A recipe keeps its source's whole batch, over all of its workers, and lays it out as a grid. It
-takes over settings and no defects: time limits are told from ends, normalisers are common to all
-ranks, a line search is heeded. What is otherwise than in the source stands in `differs`. Settings
-that a recipe does not name are the command's defaults.
+A recipe keeps its source's batch, summed over all workers, and lays it out as a grid. It adopts
+settings but not defects: time limits are told from terminations, all ranks share one normaliser, a
+line search is obeyed. `differs` states what else is not as in the source. Settings that a recipe
+does not name are the command's defaults.
 """
 
 from dataclasses import dataclass, field
@@ -18,8 +18,8 @@ PLAIN: dict[str, Any] = {
     "vf_final_stepsize": 1.0,
     "normalize_returns": False,
 }
-"""Without what is this project's own: settings that decay, and scaled rewards. Recipes whose source
-has them name them."""
+"""Turns off what this project adds: decaying settings and scaled rewards. Recipes whose source has
+them turn them on again."""
 
 
 @dataclass(frozen=True)
@@ -30,10 +30,10 @@ class Recipe:
     source: str
     settings: dict[str, Any]
     differs: str = "nothing known"
-    """What is not as in the source, beside what holds for all."""
+    """What is not as in the source, beside what the module's docstring names."""
     command: str = "run_mujoco"
     by_env: dict[str, dict[str, Any]] = field(default_factory=dict)
-    """Settings of single environments, by how the names of their ids begin."""
+    """Settings of single environments, by the beginning of their names."""
 
 
 RECIPES = {
@@ -62,8 +62,8 @@ RECIPES = {
             "vf_batch": 64,
             "vf_stepsize": 1e-3,
         },
-        "the KL of a step may not exceed its limit, there by half; 16 environments of 64 steps "
-        "stand for one of 1024; rewards are not scaled, as later versions do",
+        "a step's KL may not exceed its limit, in the source it may by half; 16 environments "
+        "of 64 steps replace one of 1024; rewards are not scaled, as they are in later versions",
     ),
     "baselines-atari": Recipe(
         "OpenAI Baselines' trpo_mpi on Atari, as run on 16 processes of 512 steps",
@@ -85,8 +85,9 @@ RECIPES = {
             "vf_batch": 16 * 64,
             "vf_stepsize": 1e-4,
         },
-        "the KL of a step may not exceed its limit, there by half; the critic's minibatches are "
-        "of 64 steps a process there; the network has twice the filters and units",
+        "a step's KL may not exceed its limit, in the source it may by half; the critic's "
+        "minibatches are of 64 steps per process in the source; the network has twice the filters "
+        "and units",
         "run_atari",
     ),
     "stable-baselines": Recipe(
@@ -108,8 +109,8 @@ RECIPES = {
             "vf_stepsize": 3e-4,
             "normalize_observations": False,
         },
-        "the KL of a step may not exceed its limit, there by half; 16 environments of 64 steps "
-        "stand for one of 1024",
+        "a step's KL may not exceed its limit, in the source it may by half; 16 environments "
+        "of 64 steps replace one of 1024",
     ),
     "chainerrl": Recipe(
         "ChainerRL's TRPO with the settings of Henderson et al. 2018, Deep RL that Matters",
@@ -132,9 +133,9 @@ RECIPES = {
             "vf_stepsize": 1e-3,
             "eval_episodes": 100,
         },
-        "20 environments of 250 steps stand for one of 5000; the critic's minibatches are of 64 "
-        "steps there, which 20 do not divide; time limits were ends there; it is "
-        "evaluated every 100000 steps there, as with --eval-every 20",
+        "20 environments of 250 steps replace one of 5000; the source's critic has minibatches of "
+        "64 steps, which 20 do not divide; the source treats time limits as terminations, and "
+        "evaluates every 100000 steps, as --eval-every 20 does",
     ),
     "parallel-trpo": Recipe(
         "kvfrans' parallel-trpo; --adapt kl adds its rule",
@@ -154,7 +155,7 @@ RECIPES = {
             "vf_batch": 500,
         },
         "the critic is a network and not linear; batches are of time steps and not of whole "
-        "episodes; the line search counts",
+        "episodes; the line search's result is used",
     ),
     "coady": Recipe(
         "Patrick Coady's TRPO with GAE, which is an adaptive KL penalty",
@@ -176,12 +177,12 @@ RECIPES = {
             "vf_stepsize": 2e-3,
             "vf_two_batches": True,
         },
-        "the first batch initialises the scaler, there five episodes; observations are divided by "
-        "their deviation, there by three times that; the log-variance has one parameter for each "
-        "action, there many of which it is the sum, which makes it learn faster; the critic's step "
-        "size is 0.01 over the root of its middle layer there, 2e-3 for Hopper; time is counted in "
-        "limits, there in thousands of steps; the advantage of an episode's last step under a time "
-        "limit counts what would have come",
+        "the first batch initialises the scaler, in the source five episodes do; observations are "
+        "divided by their standard deviation, in the source by three times that; each action has "
+        "one log-variance parameter, in the source the sum of many, which learns faster; the "
+        "critic's step size in the source is 0.01 over the square root of the units of its middle "
+        "layer, 2e-3 for Hopper; time is a fraction of the limit, in the source in thousands; "
+        "an episode that a time limit ends is bootstrapped from the critic",
         by_env={
             "Reacher": {"episodes_per_batch": 50},
             "Swimmer": {"episodes_per_batch": 5},
@@ -211,9 +212,10 @@ RECIPES = {
             "vf_clip": 0.2,
             "normalize_returns": True,
         },
-        "policy and critic share no layer, and only the policy's gradient is shortened; advantages "
-        "are normalised over the batch, there over minibatches; step sizes decay to 0.01 of their "
-        "first values, there to 0; 16 environments of 128 steps stand for one of 2048",
+        "policy and critic share no layer, and only the policy's gradient is clipped; advantages "
+        "are normalised over the batch, in the source over minibatches; step sizes decay to 0.01 "
+        "of their initial values, in the source to 0; 16 environments of 128 steps replace one of "
+        "2048",
     ),
     "parl-ppo-atari": Recipe(
         "PARL's PPO on Atari",
@@ -238,16 +240,16 @@ RECIPES = {
             "vf_final_stepsize": 0.01,
             "vf_clip": 0.1,
         },
-        "policy and critic share no layer, and only the policy's gradient is shortened; advantages "
-        "are normalised over the batch, there over minibatches; step sizes decay to 0.01 of their "
-        "first values, there to 0",
+        "policy and critic share no layer, and only the policy's gradient is clipped; advantages "
+        "are normalised over the batch, in the source over minibatches; step sizes decay to 0.01 "
+        "of their initial values, in the source to 0",
         "run_atari",
     ),
 }
 
 
 def listing() -> str:
-    """All recipes, for a reader."""
+    """All recipes, as text."""
     paragraphs = []
     for name, recipe in RECIPES.items():
         parts = {"from": recipe.source}
@@ -272,7 +274,7 @@ def _flags(settings: dict[str, Any]) -> str:
 
 
 def _flag(name: str, value: Any) -> str:
-    """A setting as it is said on the command line; within it spaces do not break."""
+    """A setting as on the command line, with spaces that do not break."""
     if isinstance(value, bool):
         return flag(name if value else f"no_{name}")
     values = value if isinstance(value, tuple) else (value,)
@@ -280,7 +282,7 @@ def _flag(name: str, value: Any) -> str:
 
 
 def config_of(name: str, command: str, env: str = "") -> Config:
-    """The settings of a recipe, for `env`. Raises `UsageError` where it is another command's."""
+    """The settings of a recipe, for `env`. Raises `UsageError` if it is another command's."""
     recipe = RECIPES[name]
     if recipe.command not in ("", command):
         fitting = ", ".join(n for n, r in RECIPES.items() if r.command in ("", command))

@@ -4,7 +4,7 @@ python -m trpo_mpi.sweep --envs Hopper-v4 Walker2d-v4 --seeds 0-4               
 python -m trpo_mpi.sweep --envs Ant-v4 --vary max-kl 0.01 0.02 -- --recipe chainerrl  two settings
 python -m trpo_mpi.sweep --envs Ant-v4 --seeds 0-4 --ranks 8 --slurm ant.sh           a Slurm array
 
-What stands behind -- are flags of run_mujoco, or of run_atari for Atari games, for all runs.
+Flags after -- go to every run: those of run_mujoco, or of run_atari for Atari games.
 """
 
 import shlex
@@ -33,29 +33,29 @@ from trpo_mpi.sweeps.plan import Run, plan, seeds, variations
 class Sweep:
     """Train environments x seeds x settings: on this machine, or as a Slurm array.
 
-    The same command again leaves out what is finished, goes on with what was stopped, and tries
-    what has failed once more. Flags of the runs, common to all, go behind --.
+    The same command again skips finished runs, resumes stopped ones and retries failed ones. Flags
+    for all runs go after --.
     """
 
     envs: tuple[str, ...]
-    """Environments: ids that Gymnasium can make, Atari games among them."""
+    """Environments: any ids that Gymnasium can make, Atari games included."""
     seeds: tuple[str, ...] = ("0",)
     """Seeds: numbers, and ranges such as 0-4."""
     vary: Annotated[
         UseAppendAction[tuple[tuple[str, ...], ...]], arg(metavar="SETTING VALUE VALUE ...")
     ] = ()
-    """A setting of the runs with its values: max-kl 0.01 0.02; one that is of several words
-    itself in quotes: net-arch "64 64" "32 32"; yes or no: normalize-returns True False. Said for
-    several settings, all their combinations are run."""
+    """A setting and its values: max-kl 0.01 0.02. Quote a value of several words: net-arch "64 64"
+    "32 32"; a yes-or-no setting takes True and False. Repeat --vary to run all combinations of
+    several settings."""
     ranks: Count = 1
     """Ranks of each run."""
     jobs: Natural | None = None
-    """Runs at a time; 0 starts none and shows what there is. [default: as many as this machine
+    """Runs at a time; 0 starts none and shows how far they are. [default: as many as this machine
     has cores for]"""
     outdir: str = "runs/sweep"
-    """Where the run directories go, their logs, results.csv and curves.png."""
+    """Directory for the runs, their logs, results.csv and curves.png."""
     slurm: str | None = None
-    """Start nothing, but write this batch script of a Slurm array. [default: none]"""
+    """Start nothing; write this batch script, a Slurm array. [default: none]"""
 
 
 def main() -> int:

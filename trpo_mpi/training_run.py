@@ -69,7 +69,7 @@ class TrainingRun:
         trainer = self._trainer
         reason, whole = trainer.finished(), True
         if reason is not None and self._comm.is_root:
-            print("the run is finished; a larger --num-timesteps would go on", flush=True)
+            print("the run is finished; raise --num-timesteps to continue", flush=True)
         code = 0
         if self._lacks_evaluation(reason is not None) and not self._evaluate():
             reason, code = self._why(), STOPPED
@@ -98,7 +98,7 @@ class TrainingRun:
             print(self._ending(reason), flush=True)
             state = status_file.STOPPED if code == STOPPED else status_file.FINISHED
             if not whole:
-                state, reason = status_file.FAILED, "no checkpoint of its end could be written"
+                state, reason = status_file.FAILED, "the final checkpoint could not be written"
             status_file.write(self._path, state, reason)
             self._recorder.close(wait=code == 0)
         return code if self._comm.on_root(lambda: whole) else 1
@@ -190,5 +190,5 @@ class TrainingRun:
             words += f", mean return of the last {latest}: {mean:.1f}"
         words += f"\nresults are in {self._path}"
         if reason.startswith("stopped"):
-            words += f"\nto go on: the same command with --resume {self._path}"
+            words += f"\nto continue: the same command with --resume {self._path}"
         return words

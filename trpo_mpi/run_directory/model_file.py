@@ -208,7 +208,7 @@ def load(source: str, flag: str = "--load", which: str = "latest") -> Model:
 
 def _choose(path: Path, which: str) -> Path:
     if path.is_file() and which != "latest":
-        raise UsageError(f"--which {which} is of a run directory, but {path} is a file")
+        raise UsageError(f"--which {which} needs a run directory, but {path} is a file")
     if not path.is_dir():
         return path
     if which == "latest":

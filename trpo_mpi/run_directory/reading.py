@@ -156,7 +156,7 @@ def refusals(directory: str | Path, name: str) -> Iterator[None]:
     try:
         yield
     except (FileNotFoundError, NotADirectoryError) as error:
-        raise UsageError(f"{directory} is no run directory: there is no {error.filename}") from None
+        raise UsageError(f"{directory} is not a run directory: no {error.filename}") from None
     except (OSError, ValueError, LookupError, TypeError, AttributeError, csv.Error) as error:
         reason = f"no {error}" if isinstance(error, KeyError) else getattr(error, "strerror", error)
-        raise UsageError(f"{directory} is no whole run directory: {name}: {reason}") from None
+        raise UsageError(f"{directory} has a damaged {name}: {reason}") from None

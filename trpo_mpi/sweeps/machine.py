@@ -63,7 +63,7 @@ def lock(outdir: Path) -> int:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         raise UsageError(
-            f"--outdir {outdir}: a sweep, or a run that one has left behind, is at work there"
+            f"--outdir {outdir}: another sweep, or a run it left behind, is still using it"
         ) from None
     except OSError:  # a file system without locks
         pass
