@@ -24,7 +24,7 @@ from trpo_mpi.parallel.communicator import Communicator
 from trpo_mpi.policies.policy import Architecture
 from trpo_mpi.run_directory import model_file
 from trpo_mpi.run_directory.model_file import Model
-from trpo_mpi.state import EPISODE, stream
+from trpo_mpi.state import EPISODE, seed_sequence
 
 
 class SumOfActions(gym.Env[np.ndarray, np.ndarray]):
@@ -89,7 +89,7 @@ def test_returns_are_those_worked_out_from_the_streams(deterministic: bool) -> N
     env = SumOfActions()
     results = play(env, deterministic)
     for number, (total, length) in enumerate(results):
-        start, noise = stream(3, EPISODE, number).spawn(2)
+        start, noise = seed_sequence(3, EPISODE, number).spawn(2)
         first, _ = env.reset(seed=int(start.generate_state(1)[0]))
         observations = np.concatenate([first, *(env.observe() for _ in range(3))])
         means = 0.5 * (observations - 3) / 2 + 0.25

@@ -28,7 +28,8 @@ from toy_training import toy_trainer, train
 
 from trpo_mpi.algorithms import make_update
 from trpo_mpi.algorithms.kl_penalty import KlPenalty, PenaltyKernels, adapted
-from trpo_mpi.algorithms.policy_update import PolicyBatch, Stage, enough, minibatches, share
+from trpo_mpi.algorithms.minibatches import expected_steps, minibatches, rows_per_minibatch
+from trpo_mpi.algorithms.policy_update import PolicyBatch, Stage
 from trpo_mpi.algorithms.ppo import Ppo, PpoKernels
 from trpo_mpi.algorithms.trpo import Npg, trpo_step
 from trpo_mpi.config import Config, Grid
@@ -134,13 +135,13 @@ def test_ppo_stops_where_ratios_leave_the_range() -> None:
     parameters a little over that. At first all of Adam's steps go one way."""
     policy, theta, batch = hand_policy()
     config = Config(policy_iters=300, policy_stepsize=1e-3, policy_batch=8, max_grad_norm=None)
-    ppo = Ppo(policy, config, 1, 8, Grid(1, 8))
+    ppo = Ppo(policy, config, Grid(1, 8), 1, 8)
     new, step = ppo.step(theta, batch, Communicator(None, 1), stage())
     good, bad = ratios(new)
     assert 1.2 < good < 1.3
     assert 0.7 < bad < 0.8
     np.testing.assert_allclose(step.improvement, (good - bad) / 2, rtol=1e-4)
-    ppo = Ppo(policy, replace(config, policy_iters=20), 1, 8, Grid(1, 8))
+    ppo = Ppo(policy, replace(config, policy_iters=20), Grid(1, 8), 1, 8)
     few, _ = ppo.step(theta, batch, Communicator(None, 1), stage())
     np.testing.assert_allclose(few[1], 0.02, rtol=0.01)
 
@@ -151,7 +152,7 @@ def test_ppo_leaves_a_batch_when_the_kl_is_over_its_limit() -> None:
 
     def after(passes: int, limit: float | None) -> tuple[np.ndarray, float]:
         config = Config(policy_iters=passes, policy_stepsize=1e-2, policy_batch=8, stop_kl=limit)
-        ppo = Ppo(policy, config, 1, 8, Grid(1, 8))
+        ppo = Ppo(policy, config, Grid(1, 8), 1, 8)
         new, step = ppo.step(theta, batch, Communicator(None, 1), stage())
         return new, step.kl
 
@@ -165,7 +166,7 @@ def test_ppo_shortens_long_gradients(monkeypatch: pytest.MonkeyPatch) -> None:
     policy, theta, batch = hand_policy()
     for limit, norm in ((0.25, 0.25), (None, 1.0), (5.0, 1.0)):
         config = Config(policy_iters=1, policy_batch=8, max_grad_norm=limit)
-        ppo, given = Ppo(policy, config, 1, 8, Grid(1, 8)), []
+        ppo, given = Ppo(policy, config, Grid(1, 8), 1, 8), []
         monkeypatch.setattr(ppo.adam, "update", lambda x, g, _, to=given: (to.append(g), x)[1])
         ppo.step(theta, batch, Communicator(None, 1), stage())
         np.testing.assert_allclose(np.linalg.norm(given[0]), norm, rtol=1e-5)
@@ -175,7 +176,7 @@ def test_ppo_schedules() -> None:
     policy, theta, batch = hand_policy()
     config = Config(policy_stepsize=1e-3, clip_range=0.4, final_clip_range=0.5)
     config = replace(config, policy_final_stepsize=0.2)
-    ppo = Ppo(policy, config, 1, 8, Grid(1, 8))
+    ppo = Ppo(policy, config, Grid(1, 8), 1, 8)
     _, step = ppo.step(theta, batch, Communicator(None, 1), stage(done=0.5))
     assert step.more == {"policy_stepsize": pytest.approx(6e-4), "clip_range": pytest.approx(0.3)}
 
@@ -194,13 +195,13 @@ def test_minibatches() -> None:
 def test_minibatches_of_episodes_of_unequal_length() -> None:
     """Two rows of four columns are 8 steps; where one column of four goes on, five rows are."""
     counted = np.arange(10) < np.array([[10], [2], [2], [2]])
-    assert enough(2, counted) == 5
-    assert enough(2, np.ones((4, 10), bool)) == 2
-    assert enough(2, np.zeros((4, 10), bool)) > 0
+    assert rows_per_minibatch(2, counted) == 5
+    assert rows_per_minibatch(2, np.ones((4, 10), bool)) == 2
+    assert rows_per_minibatch(2, np.zeros((4, 10), bool)) > 0
     # All that count, by the share of the time indices, whichever they are.
-    assert share(counted, np.array([0, 1, 2, 3, 4])) == 8
-    assert share(counted, np.array([9])) == 1.6
-    assert share(np.ones((4, 10), bool), np.array([0, 3, 7])) == 12
+    assert expected_steps(counted, np.array([0, 1, 2, 3, 4])) == 8
+    assert expected_steps(counted, np.array([9])) == 1.6
+    assert expected_steps(np.ones((4, 10), bool), np.array([0, 3, 7])) == 12
 
 
 def test_penalty_step_by_hand() -> None:
@@ -209,13 +210,13 @@ def test_penalty_step_by_hand() -> None:
     policy, theta, batch = hand_policy()
     comm = Communicator(None, 1)
     config = Config(policy_iters=400, policy_stepsize=1e-2)
-    weak = KlPenalty(policy, config, 1, 8)
+    weak = KlPenalty(policy, config, Grid(1, 8), 1, 8)
     new, step = weak.step(theta, batch, comm, stage(max_kl=1e-3))
     assert 4e-3 < step.kl < 6e-3
     b, log_std = new[1:].astype(float)
     kl = log_std + (1 + b**2) / (2 * np.exp(2 * log_std)) - 0.5
     np.testing.assert_allclose(step.kl, kl, rtol=1e-3)
-    strong = KlPenalty(policy, config, 1, 8)
+    strong = KlPenalty(policy, config, Grid(1, 8), 1, 8)
     strong._beta = 20.0
     new, step = strong.step(theta, batch, comm, stage(max_kl=1.0))
     np.testing.assert_allclose(new[1], 1 / 20, rtol=0.1)
@@ -235,7 +236,10 @@ def test_penalty_follows_the_kl() -> None:
 def test_penalty_and_multiplier_go_on_where_they_were() -> None:
     policy, theta, batch = hand_policy()
     comm, config = Communicator(None, 1), Config(policy_iters=3)
-    first, second = KlPenalty(policy, config, 1, 8), KlPenalty(policy, config, 1, 8)
+    first, second = (
+        KlPenalty(policy, config, Grid(1, 8), 1, 8),
+        KlPenalty(policy, config, Grid(1, 8), 1, 8),
+    )
     theta, _ = first.step(theta, batch, comm, stage())
     second.resume(first.tree())
     assert second.tree()["beta"] == 1 / 1.5
@@ -248,7 +252,7 @@ def test_natural_gradient_takes_the_full_step() -> None:
     policy, theta = make_policy(BOX)
     batch, comm = make_batch(policy), Communicator(None, COLUMNS)
     config = Config(cg_damping=0.1, fisher_fraction=1.0, max_kl=0.01)
-    npg = Npg(policy, config, COLUMNS, STEPS)
+    npg = Npg(policy, config, Grid(COLUMNS, STEPS), COLUMNS, STEPS)
     for max_kl in (0.01, 3.0):
         new, step = npg.step(theta, batch, comm, stage(max_kl))
         region = replace(REGION, max_kl=max_kl, line_search_steps=1)

@@ -14,7 +14,7 @@ from trpo_mpi.envs.vector import ColumnEnvs
 from trpo_mpi.errors import EnvironmentFault
 from trpo_mpi.normalization import Moments, ObservationNormalizer
 from trpo_mpi.rollout import Batch, Sampler
-from trpo_mpi.state import COLUMN, stream
+from trpo_mpi.state import COLUMN, seed_sequence
 
 
 class Rollout:
@@ -26,7 +26,7 @@ class Rollout:
         self.policy = mlp_policy(3, self.envs.single_action_space, (4,))
         self.actor = self.policy.actor(self.policy.initialise(np.random.default_rng(0)))
         self.normalizer = ObservationNormalizer(Moments.none(3))
-        seeds = [stream(7, COLUMN, column) for column in columns]
+        seeds = [seed_sequence(7, COLUMN, column) for column in columns]
         self.sampler = Sampler(self.envs, seeds, self.policy)
 
     def collect(self, horizon: int) -> Batch:
@@ -134,7 +134,7 @@ def test_policy_sees_what_the_update_gets() -> None:
     """Normalised by the same snapshot, and every action by the row that is kept."""
     rollout = Rollout(Noisy, [0, 1])
     rollout.normalizer = ObservationNormalizer(Moments(10, np.ones(3), np.full(3, 40.0)))
-    noise = [np.random.default_rng(stream(7, COLUMN, i).spawn(2)[1]) for i in range(2)]
+    noise = [np.random.default_rng(seed_sequence(7, COLUMN, i).spawn(2)[1]) for i in range(2)]
     batch = rollout.collect(6)
     np.testing.assert_allclose(batch.observations, (batch.raw_observations - 1) / 2, atol=1e-6)
     drawn = np.stack([rollout.policy.distribution.draw_noise(s, 6) for s in noise])

@@ -10,7 +10,7 @@ from toy_training import toy_trainer, train
 
 from trpo_mpi.algorithms.policy_update import PolicyBatch
 from trpo_mpi.rollout import Batch
-from trpo_mpi.state import COLUMN, stream
+from trpo_mpi.state import COLUMN, seed_sequence
 from trpo_mpi.trainer import Trainer
 
 
@@ -231,7 +231,7 @@ def test_schedules_decay_linearly_to_their_share(
 def test_each_column_has_a_stream_of_its_own(recorded: Recorded) -> None:
     """That of its global index, for the environment; noise has another."""
     for column, env in enumerate(recorded.trainer._sampler._envs.envs):
-        seed = stream(0, COLUMN, column).spawn(2)[0].generate_state(1)[0]
+        seed = seed_sequence(0, COLUMN, column).spawn(2)[0].generate_state(1)[0]
         expected = np.random.Generator(np.random.PCG64(np.random.SeedSequence(int(seed))))
         first = expected.standard_normal(3)
         assert np.array_equal(recorded.batches[0].raw_observations[column, 0], first)

@@ -16,7 +16,7 @@ from trpo_mpi.algorithms.line_search import Trial, line_search
 from trpo_mpi.algorithms.policy_update import PolicyBatch, PolicyStep
 from trpo_mpi.algorithms.trpo import TrpoKernels, TrustRegion, trpo_step
 from trpo_mpi.parallel.communicator import Communicator
-from trpo_mpi.policies.kernel import parts_of
+from trpo_mpi.policies.kernel import column_chunks
 from trpo_mpi.policies.networks import Mlp
 from trpo_mpi.policies.policy import POLICIES, Architecture, Policy, ValueNetwork
 
@@ -251,7 +251,7 @@ def test_a_columns_rows_have_the_same_bits_alone(
         losses = kernels.losses(theta + vector, kernels.data(batch), old)
         critic = Critic(network, phi, own, steps, 16)
         remembered = memory[columns]
-        parts = parts_of(critic._columns, seen, remembered, numbers[columns])
+        parts = column_chunks(critic._columns, seen, remembered, numbers[columns])
         fit = critic._gradients(parts, chosen, others[4][:, :16])
         flat = (x.reshape(own * steps, -1) for x in (seen, remembered))
         sums = [np.concatenate(parts) for parts in (gradient, product, losses, fit)]

@@ -23,7 +23,7 @@ from trpo_mpi.parallel.communicator import Communicator
 from trpo_mpi.policies.policy import Actor
 from trpo_mpi.run_directory import model_file
 from trpo_mpi.run_directory.model_file import Model
-from trpo_mpi.state import EPISODE, stream
+from trpo_mpi.state import EPISODE, seed_sequence
 
 
 def mode_of(deterministic: bool) -> str:
@@ -158,7 +158,7 @@ def play_episode(
     """
     name = f"evaluation episode {number}"
     watchdog = watchdog or Watchdog()
-    start, noise = stream(seed, EPISODE, number).spawn(2)
+    start, noise = seed_sequence(seed, EPISODE, number).spawn(2)
     generator = np.random.default_rng(noise)
     flatten = flattener(env.observation_space)
     total, length = 0.0, 0

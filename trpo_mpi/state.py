@@ -76,7 +76,7 @@ class Wish(enum.IntEnum):
     STOP = 2
 
 
-def stream(seed: int, *key: int) -> np.random.SeedSequence:
+def seed_sequence(seed: int, *key: int) -> np.random.SeedSequence:
     """A seed sequence of its own for each purpose: see the keys below."""
     return np.random.SeedSequence(seed, spawn_key=key)
 

@@ -28,12 +28,12 @@ from trpo_mpi.envs.spaces import Spaces
 from trpo_mpi.envs.vector import ColumnEnvs
 from trpo_mpi.normalization import ObservationNormalizer, column_moments, pool, reward_scale
 from trpo_mpi.parallel.communicator import Communicator
-from trpo_mpi.policies.kernel import eights
+from trpo_mpi.policies.kernel import round_up_to_8
 from trpo_mpi.policies.networks import safe_blocks
 from trpo_mpi.policies.policy import Actor, Architecture, ValueNetwork
 from trpo_mpi.rollout import Batch, Sampler, resized
 from trpo_mpi.run_directory.model_file import Model, initial
-from trpo_mpi.state import COLUMN, RESTART, ROWS, Counters, Wish, stream
+from trpo_mpi.state import COLUMN, RESTART, ROWS, Counters, Wish, seed_sequence
 
 
 class Iteration(NamedTuple):
@@ -70,7 +70,7 @@ class Trainer:
         self.spaces = spaces = Spaces.of(envs)
         own = len(comm.columns)
         self.adaptation = Adaptation(config, grid)
-        steps = eights(grid.horizon) if config.fixed_batch else None
+        steps = round_up_to_8(grid.horizon) if config.fixed_batch else None
 
         self.architecture = Architecture.of(config)
         self.policy = self.architecture.make_policy(spaces.observation, spaces.action)
@@ -103,10 +103,10 @@ class Trainer:
 
     def _padded(self, batch: Batch) -> int:
         """Time steps to which the arrays of a batch are filled up, T."""
-        return eights(batch.mask.shape[1] if self.grid.episodes else self.adaptation.horizon)
+        return round_up_to_8(batch.mask.shape[1] if self.grid.episodes else self.adaptation.horizon)
 
     def _new_sampler(self, *key: int) -> Sampler:
-        seeds = [stream(self.config.seed, *key, column) for column in self.comm.columns]
+        seeds = [seed_sequence(self.config.seed, *key, column) for column in self.comm.columns]
         return Sampler(self._envs, seeds, self.policy)
 
     @property
@@ -161,7 +161,7 @@ class Trainer:
             policy_seconds = clock.lap()
             stepsize = stage.decayed(config.vf_stepsize, config.vf_final_stepsize)
             self._fit_critic(batch, targets, values, mask, stepsize)
-            row |= step.more | {
+            row |= (step.more or {}) | {
                 "kl": step.kl,
                 "entropy": step.entropy,
                 "surrogate_improvement": step.improvement,
@@ -397,7 +397,10 @@ class Trainer:
         """What each own column carries, environments included, as plain data."""
         return [
             self._sampler.column_state(i)
-            | {"discounted": float(self._discounted[i]), "fitted": self.critic.kept(i, column)}
+            | {
+                "discounted": float(self._discounted[i]),
+                "fitted": self.critic.column_state(i, column),
+            }
             for i, column in enumerate(self.comm.columns)
         ]
 
@@ -432,11 +435,11 @@ class Trainer:
         if not columns:
             self._sampler = self._new_sampler(RESTART, self.counters.iteration)
             return len(self.comm.columns)
-        self.critic.keep([column.get("fitted") for column in columns], self.comm.columns)
+        self.critic.restore_columns([column.get("fitted") for column in columns], self.comm.columns)
         begun = 0
         for i, column in enumerate(self.comm.columns):
             key = (RESTART, self.counters.iteration, column)
-            seed = int(stream(self.config.seed, *key).generate_state(1)[0])
+            seed = int(seed_sequence(self.config.seed, *key).generate_state(1)[0])
             carried = self._sampler.restore_column(i, columns[column], seed)
             self._discounted[i] = columns[column]["discounted"] if carried else 0.0
             begun += not carried
@@ -459,4 +462,4 @@ class _Clock:
 
 
 def _generator(seed: int, *key: int) -> np.random.Generator:
-    return np.random.default_rng(stream(seed, *key))
+    return np.random.default_rng(seed_sequence(seed, *key))

@@ -39,7 +39,7 @@ class Update:
     def __init__(self, trainer: Trainer, columns: int, steps: int, comm: Any) -> None:
         config = trainer.config
         self._comm = comm
-        self._trpo = Trpo(trainer.policy, config, columns, steps)
+        self._trpo = Trpo(trainer.policy, config, trainer.grid, columns, steps)
         self._max_kl = config.max_kl
         rows = config.vf_batch // columns
         phi = trainer.critic.phi

@@ -52,7 +52,7 @@ def main() -> None:
         ones,
         ones > 0,
     )
-    trpo = Trpo(policy, config, columns, steps)
+    trpo = Trpo(policy, config, grid, columns, steps)
     forward = GradientKernels(policy, columns, steps, 0.0)
     data = forward.data(batch)
     theta, comm = policy.initialise(stream), Communicator(None, columns)

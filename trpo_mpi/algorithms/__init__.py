@@ -18,7 +18,5 @@ def make_update(
     from trpo_mpi.algorithms.ppo import Ppo
     from trpo_mpi.algorithms.trpo import Npg, Trpo
 
-    if config.algo == "ppo":
-        return Ppo(policy, config, columns, steps, grid)
-    kinds = {"trpo": Trpo, "npg": Npg, "kl-penalty": KlPenalty}
-    return kinds[config.algo](policy, config, columns, steps)
+    kinds = {"trpo": Trpo, "npg": Npg, "ppo": Ppo, "kl-penalty": KlPenalty}
+    return kinds[config.algo](policy, config, grid, columns, steps)

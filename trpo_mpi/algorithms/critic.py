@@ -12,14 +12,14 @@ import numpy as np
 import tensorflow as tf
 
 from trpo_mpi.algorithms.adam import Adam
-from trpo_mpi.algorithms.policy_update import enough, minibatches, share
+from trpo_mpi.algorithms.minibatches import expected_steps, minibatches, rows_per_minibatch
 from trpo_mpi.parallel.communicator import Communicator
-from trpo_mpi.policies.kernel import Graph, array_of, eights, parts_of
+from trpo_mpi.policies.kernel import Graph, column_chunks, numpy_view, round_up_to_8
 from trpo_mpi.policies.networks import padded_rows
 from trpo_mpi.policies.policy import ValueNetwork
 
 VALUES = 1024
-"""Rows of which values are computed at a time, a multiple of 16: it bounds the memory."""
+"""Rows whose values are computed at a time, a multiple of 16: it bounds the memory."""
 
 
 class Critic:
@@ -37,10 +37,10 @@ class Critic:
     ) -> None:
         """`columns` own environments, batches of `steps`, minibatches of `rows` time indices.
 
-        `steps` is a multiple of 8, or None where it changes; then minibatches have `enough` rows.
-        With `clip` an error counts as no less than that of a value that has moved by so much
-        (the value clipping of PPO's first implementation). With `two_batches` it is fitted to the
-        batch before as well, to the targets that this had (Coady's TRPO).
+        `steps` is a multiple of 8, or None if it changes; then minibatches have as many rows as
+        `rows_per_minibatch` says. With `clip` an error is at least that of a value which has moved
+        by `clip` at most (the value clipping of Baselines' PPO). With `two_batches` it is fitted to
+        the previous batch as well, to the targets of that time (Coady's TRPO).
         """
         self._clip = clip
         self._two_batches = two_batches
@@ -50,8 +50,8 @@ class Critic:
         self.adam = Adam(len(phi))
         self._network = network
         self._columns = columns = 1 if network.one_column else columns
-        self._rows = rows
-        self._padded_rows = None if steps is None else eights(rows)
+        self._minibatch_rows = rows
+        self._padded_rows = None if steps is None else round_up_to_8(rows)
         flat = tf.TensorSpec([network.num_parameters], tf.float32)
 
         def seen(*shape: int | None) -> list[tf.TensorSpec]:
@@ -72,7 +72,16 @@ class Critic:
     def _values(self, phi: tf.Tensor, observations: tf.Tensor, memory: tf.Tensor) -> tf.Tensor:
         return self._network(self._network.weights(phi[None]), observations[None], memory[None])[0]
 
-    def _gradient(self, phi, chosen, weight, observations, memory, targets, *before):  # type: ignore[no-untyped-def]
+    def _gradient(
+        self,
+        phi: tf.Tensor,
+        chosen: tf.Tensor,
+        weight: tf.Tensor,
+        observations: tf.Tensor,
+        memory: tf.Tensor,
+        targets: tf.Tensor,
+        *before: tf.Tensor,
+    ) -> tf.Tensor:
         """Gradient of the squared error's sum over the chosen steps: (E, P)."""
         weights = self._network.weights(tf.tile(phi[None], [self._columns, 1]))
         inputs, remembered = (tf.gather(x, chosen, axis=1) for x in (observations, memory))
@@ -92,7 +101,7 @@ class Critic:
     def values(self, observations: np.ndarray, memory: np.ndarray) -> np.ndarray:
         """V of (n, D) normalised observations and (n, M) memory: (n,) float64."""
         n = len(observations)
-        # Convolutions may take other ways for another number of images.
+        # Convolutions may be computed by another algorithm for another number of images.
         block, together = (64, 64) if self._network.one_column else (16, VALUES)
         padded = [padded_rows(x, block) for x in (observations, memory)]
         values = [
@@ -117,12 +126,12 @@ class Critic:
 
         Args:
             observations, memory, targets: (E, T, D), (E, T, M), (E, T), T padded.
-            mask: (C, steps) bool, of all columns, own and others: which of the first `steps` of T
+            mask: (C, steps) bool, of the columns of all ranks: which of the first `steps` of T
                 count.
             stepsize: Adam's.
             epochs: passes over the batch.
             stream: shared by all ranks; draws the order of the time steps.
-            before: (E, T), the values before the fit, where they are clipped.
+            before: (E, T), the values before the fit, if they are clipped.
         """
         arrays = [observations, memory, targets]
         if self._clip is not None:
@@ -130,24 +139,26 @@ class Critic:
             arrays.append(before)
         if self._two_batches:
             arrays, mask = self._with_last([x[:, : mask.shape[1]] for x in arrays], mask)
-        data = parts_of(self._columns, *arrays)
+        data = column_chunks(self._columns, *arrays)
         steps = mask.shape[1]
         own = mask[comm.columns.start : comm.columns.stop]
-        most = self._rows if self._padded_rows else enough(self._rows, mask)
+        size = self._minibatch_rows
+        if not self._padded_rows:
+            size = rows_per_minibatch(size, mask)
         for _ in range(epochs):
-            for rows in minibatches(steps, most, stream):
-                padded = self._padded_rows or eights(len(rows))
+            for rows in minibatches(steps, size, stream):
+                padded = self._padded_rows or round_up_to_8(len(rows))
                 chosen = np.zeros(padded, np.int32)
                 weight = np.zeros((len(own), padded), np.float32)
                 chosen[: len(rows)], weight[:, : len(rows)] = rows, own[:, rows]
                 total = comm.sum_columns("critic gradient", *self._gradients(data, chosen, weight))
-                mean = (total / share(mask, rows)).astype(np.float32)
+                mean = (total / expected_steps(mask, rows)).astype(np.float32)
                 self.phi = self.adam.update(self.phi, mean, stepsize)
 
     def _with_last(
         self, arrays: list[np.ndarray], mask: np.ndarray
     ) -> tuple[list[np.ndarray], np.ndarray]:
-        """The batch before, if there is one, and this one; this one is kept."""
+        """The previous batch, if there is one, and this one, which is kept for the next fit."""
         last, self._last = self._last, (arrays, mask)
         if last is None:
             return self._last
@@ -155,15 +166,15 @@ class Critic:
         joined = [np.concatenate(pair, axis=1) for pair in pairs]
         return joined, np.concatenate((last[1], mask), axis=1)
 
-    def kept(self, place: int, column: int) -> list[np.ndarray] | None:
-        """What it keeps of the last batch's column, of this place among the own ones."""
+    def column_state(self, place: int, column: int) -> list[np.ndarray] | None:
+        """What it keeps of a column of the last batch, the own column number `place`."""
         if self._last is None:
             return None
         arrays, mask = self._last
         return [*(x[place] for x in arrays), mask[column]]
 
-    def keep(self, columns: Sequence[list[np.ndarray] | None], own: range) -> None:
-        """Put back what `kept` gave for all columns, C."""
+    def restore_columns(self, columns: Sequence[list[np.ndarray] | None], own: range) -> None:
+        """Restore what `column_state` gave for all columns, C."""
         given = [column for column in columns if column is not None]
         if self._two_batches and len(given) == len(columns):
             *arrays, _ = zip(*(given[column] for column in own), strict=True)
@@ -174,6 +185,6 @@ class Critic:
     ) -> list[np.ndarray]:
         n = self._columns
         return [
-            array_of(self._gradient_kernel(self.phi, chosen, weight[i * n : (i + 1) * n], *part))
+            numpy_view(self._gradient_kernel(self.phi, chosen, weight[i * n : (i + 1) * n], *part))
             for i, part in enumerate(data)
         ]

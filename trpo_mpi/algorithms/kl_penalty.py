@@ -16,36 +16,38 @@ import tensorflow as tf
 
 from trpo_mpi.algorithms.adam import Adam
 from trpo_mpi.algorithms.policy_update import (
+    BatchTensors,
     GradientKernels,
     PolicyBatch,
     PolicyStep,
     PolicyUpdate,
     Stage,
-    begun,
-    concluded,
+    accept_if_finite,
     mean_losses,
+    prepare,
 )
-from trpo_mpi.config import Config
+from trpo_mpi.config import Config, Grid
 from trpo_mpi.parallel.communicator import Communicator
-from trpo_mpi.policies.kernel import Graph, array_of
+from trpo_mpi.policies.kernel import Graph, numpy_view
 from trpo_mpi.policies.networks import Mlp
 from trpo_mpi.policies.policy import Policy
 
 ITERS = 20
-"""Passes over the batch, where --policy-iters does not say."""
+"""Passes over the batch, without --policy-iters."""
 HINGE = 50.0
 """Weight of the squared excess over twice the target."""
 STOP = 4.0
-"""Multiple of the target beyond which a batch is left."""
+"""Multiple of the target KL beyond which the passes over a batch stop."""
 STEPSIZE = 9e-4
-"""Adam's step size times the root of the middle layer's units, where --policy-stepsize does not
-say."""
+"""Adam's step size, without --policy-stepsize, times the root of the middle layer's units."""
 
 
 class KlPenalty(PolicyUpdate):
     """Full-batch steps on the penalised surrogate."""
 
-    def __init__(self, policy: Policy, config: Config, columns: int, steps: int | None) -> None:
+    def __init__(
+        self, policy: Policy, config: Config, grid: Grid, columns: int, steps: int | None
+    ) -> None:
         """Batches of `columns` own environments by `steps`, see `PolicyKernels`."""
         self.adam: Adam = Adam(policy.num_parameters)
         self._beta = self._multiplier = 1.0
@@ -62,7 +64,7 @@ class KlPenalty(PolicyUpdate):
         kernels, target, n = self._kernels, stage.max_kl, batch.timesteps()
         stepsize = self._multiplier * self._stepsize
         more = {"policy_stepsize": stepsize, "beta": self._beta}
-        data, old, entropy = begun(theta, kernels, batch, comm)
+        data, old, entropy = prepare(theta, kernels, batch, comm)
         p, first = len(theta), theta
         for _ in range(self._iters):
             rows = kernels.gradients(theta, data, old)
@@ -77,7 +79,7 @@ class KlPenalty(PolicyUpdate):
             theta = self.adam.update(theta, (weight * by_kl - gain).astype(np.float32), stepsize)
         losses = mean_losses(theta, kernels, data, old, batch, comm)
         self._beta, self._multiplier = adapted(self._beta, self._multiplier, losses[1] / target)
-        return concluded(first, theta, losses, entropy, more)
+        return accept_if_finite(first, theta, losses, entropy, more)
 
     def tree(self) -> dict[str, Any]:
         """What it carries from step to step, as plain data."""
@@ -90,10 +92,10 @@ class KlPenalty(PolicyUpdate):
 
 
 def adapted(beta: float, multiplier: float, ratio: float) -> tuple[float, float]:
-    """Penalty and step size's multiplier for the next batch; `ratio` is the KL over its target.
+    """Penalty and step size multiplier for the next batch; `ratio` is the KL over its target.
 
-    The penalty stays between 1/35 and 35; near these the step size gives way, between a tenth and
-    ten times its first value, and half as much again.
+    The penalty stays between 1/35 and 35. Near these the step size changes, too; its multiplier
+    stays between 1/15 and 15.
     """
     if ratio > 2:
         beta = min(35.0, 1.5 * beta)
@@ -115,30 +117,27 @@ class PenaltyKernels(GradientKernels):
         self._gradients = Graph(self._both, self.flat, self.old_signature, *self.signature)
 
     def gradients(
-        self, theta: np.ndarray, data: list[list[tf.Tensor]], old: list[tf.Tensor]
+        self, theta: np.ndarray, data: list[BatchTensors], old: list[tf.Tensor]
     ) -> list[np.ndarray]:
         """Gradients of the objective and of the KL, and the KL, summed over time: (E, 2 P + 1)."""
         pairs = zip(data, old, strict=True)
-        return [array_of(self._gradients(theta, before, *part)) for part, before in pairs]
+        return [numpy_view(self._gradients(theta, before, *part)) for part, before in pairs]
 
-    def _both(self, theta, old, observations, starts, state, actions, advantages, mask):  # type: ignore[no-untyped-def]
+    def _both(self, theta: tf.Tensor, old: tf.Tensor, *tensors: tf.Tensor) -> tf.Tensor:
+        x = BatchTensors(*tensors)
         distribution = self.policy.distribution
         weights = self.copies(theta)
-        old_log_prob = distribution.log_prob(old, actions)
-
-        def new() -> tf.Tensor:
-            return self.policy(weights, observations, starts, state)
-
+        old_log_prob = distribution.log_prob(old, x.actions)
         # Each with a forward pass of its own: gradients through time can be taken once.
         with tf.GradientTape() as tape:
             tape.watch(weights)
-            parameters = new()
-            ratio = tf.exp(distribution.log_prob(parameters, actions) - old_log_prob)
-            gain = ratio * advantages + self.entcoeff * distribution.entropy(parameters)
-            objective = tf.reduce_sum(gain * mask)
+            parameters = self.parameters(weights, x)
+            ratio = tf.exp(distribution.log_prob(parameters, x.actions) - old_log_prob)
+            gain = ratio * x.advantages + self.entcoeff * distribution.entropy(parameters)
+            objective = tf.reduce_sum(gain * x.mask)
         by_objective = self.flatten(tape.gradient(objective, weights))
         with tf.GradientTape() as tape:
             tape.watch(weights)
-            kl = tf.reduce_sum(distribution.kl(old, new()) * mask, 1)
+            kl = tf.reduce_sum(distribution.kl(old, self.parameters(weights, x)) * x.mask, 1)
         by_kl = self.flatten(tape.gradient(kl, weights))
         return tf.concat([by_objective, by_kl, kl[:, None]], 1)

@@ -15,7 +15,7 @@ import tensorflow as tf
 
 from trpo_mpi.algorithms.adam import Adam
 from trpo_mpi.parallel.communicator import Communicator
-from trpo_mpi.policies.kernel import Graph, array_of, parts_of
+from trpo_mpi.policies.kernel import Graph, column_chunks, numpy_view
 from trpo_mpi.policies.policy import Policy
 
 
@@ -49,6 +49,23 @@ class PolicyBatch:
         return max(1, int(counted.sum()))
 
 
+class BatchTensors(NamedTuple):
+    """What the graphs take of a `PolicyBatch`: of E columns that are worked on together."""
+
+    observations: tf.Tensor
+    """(E, T, D)."""
+    starts: tf.Tensor
+    """(E, T)."""
+    state: tf.Tensor
+    """(E, S): what the policy carried before the first step."""
+    actions: tf.Tensor
+    """(E, T, ...)."""
+    advantages: tf.Tensor
+    """(E, T)."""
+    mask: tf.Tensor
+    """(E, T)."""
+
+
 class PolicyStep(NamedTuple):
     """Statistics of one step."""
 
@@ -57,26 +74,26 @@ class PolicyStep(NamedTuple):
     entropy: float
     """Mean entropy of the old policy, in nats."""
     improvement: float
-    """Gain of the objective; 0 where the line search gave up."""
+    """Gain of the objective; 0 if the line search gave up."""
     fraction: float
-    """Share of the full step that was taken; 0 where the line search gave up."""
-    more: dict[str, float] = {}
-    """Columns of progress.csv that this kind of step alone has."""
+    """Fraction of the full step that was taken; 0 if the line search gave up."""
+    more: dict[str, float] | None = None
+    """Columns of progress.csv that only this kind of step has."""
 
 
 @dataclass
 class Stage:
-    """Where in the run a step is taken, and the limits that hold there."""
+    """How far the run is when a step is taken, and the limits that then hold."""
 
     max_kl: float
-    """Trust region, in nats; of an adaptive penalty its target."""
+    """Trust region, in nats; for an adaptive penalty its target."""
     done: float
-    """Share of the schedules that has passed, from 0 to 1."""
+    """Elapsed fraction of the schedules, from 0 to 1."""
     stream: np.random.Generator = field(repr=False)
     """Shared by all ranks: draws time indices."""
 
     def decayed(self, first: float, final: float) -> float:
-        """A setting on its linear way from `first` to the share `final` of it."""
+        """A setting that decays linearly from `first` to `final * first`."""
         return first * (1 - self.done * (1 - final))
 
 
@@ -105,15 +122,15 @@ class PolicyUpdate:
 class PolicyKernels:
     """The objective and its derivatives as TensorFlow graphs of fixed shapes.
 
-    Each gives a row a column, in arrays of as many columns as are worked on at a time. The
-    parameters are copied for every column, so that a column's derivative is taken by its own copy,
-    in one batched product with those of the others. Policies with convolutions or a network of
-    one's own are worked through a column at a time.
+    Each gives one row per column, in arrays of as many columns as are worked on at a time. Every
+    column has its own copy of the parameters, and the derivative by that copy is the column's, in
+    one batched product with the others'. Policies with convolutions or a user's own network are
+    worked through one column at a time.
 
     Args:
         policy: the policy.
         columns: own columns, E.
-        steps: time steps of a batch, T, a multiple of 8; None where it changes.
+        steps: time steps of a batch, T, a multiple of 8; None if it changes.
         entcoeff: weight of the entropy, in the objective.
     """
 
@@ -126,7 +143,7 @@ class PolicyKernels:
         shape = [self.columns, steps, *distribution.action_shape]
         actions = tf.TensorSpec(shape, distribution.action_type)
         self.signature = [*self.seen(steps), actions, self.numbers(steps), self.numbers(steps)]
-        """Of what `data` gives for each call."""
+        """Of the `BatchTensors` of each call."""
         self.old_signature = self.numbers(steps, distribution.num_parameters)
         self._all_losses = Graph(self._losses, self.flat, *self.signature, self.old_signature)
 
@@ -135,23 +152,23 @@ class PolicyKernels:
         return tf.TensorSpec([self.columns, *shape], tf.float32)
 
     def seen(self, steps: int | None) -> list[tf.TensorSpec]:
-        """Signature of what the policy sees: observations, starts and the first state."""
+        """Signature of what the policy sees: observations, starts and first state."""
         shape = [self.columns, steps, self.policy.observation_size]
         images_or_numbers = tf.TensorSpec(shape, self.policy.observation_type)
         return [images_or_numbers, self.numbers(steps), self.numbers(self.policy.state_size)]
 
-    def data(self, batch: PolicyBatch) -> list[list[tf.Tensor]]:
+    def data(self, batch: PolicyBatch) -> list[BatchTensors]:
         """What the graphs take of a batch, for each call."""
         arrays = (batch.actions, batch.advantages, batch.mask)
         seen = (batch.observations, batch.starts, batch.states[:, 0])
-        return parts_of(self.columns, *seen, *arrays)
+        return [BatchTensors(*chunk) for chunk in column_chunks(self.columns, *seen, *arrays)]
 
     def losses(
-        self, theta: np.ndarray, data: list[list[tf.Tensor]], old: list[tf.Tensor]
+        self, theta: np.ndarray, data: list[BatchTensors], old: list[tf.Tensor]
     ) -> list[np.ndarray]:
         """Gain of the objective over the parameters `old`, and KL, summed over time: (E, 2)."""
         pairs = zip(data, old, strict=True)
-        return [array_of(self._all_losses(theta, *part, before)) for part, before in pairs]
+        return [numpy_view(self._all_losses(theta, *part, before)) for part, before in pairs]
 
     def copies(self, flat: tf.Tensor) -> list[tf.Tensor]:
         """The parameters' arrays, a copy for each column."""
@@ -161,17 +178,23 @@ class PolicyKernels:
         """The way back: (E, P)."""
         return tf.concat([tf.reshape(g, (self.columns, -1)) for g in gradients], 1)
 
-    def _losses(self, theta, observations, starts, state, actions, advantages, mask, old):  # type: ignore[no-untyped-def]
+    def parameters(self, weights: list[tf.Tensor], x: BatchTensors) -> tf.Tensor:
+        """The distributions' parameters at every step: (E, T, ...)."""
+        return self.policy(weights, x.observations, x.starts, x.state)
+
+    def _losses(self, theta: tf.Tensor, *tensors: tf.Tensor) -> tf.Tensor:
+        *batch, old = tensors
+        x = BatchTensors(*batch)
         distribution = self.policy.distribution
-        new = self.policy(self.copies(theta), observations, starts, state)
-        log_ratio = distribution.log_prob(new, actions) - distribution.log_prob(old, actions)
-        gain = tf.math.expm1(log_ratio) * advantages
+        new = self.parameters(self.copies(theta), x)
+        log_ratio = distribution.log_prob(new, x.actions) - distribution.log_prob(old, x.actions)
+        gain = tf.math.expm1(log_ratio) * x.advantages
         entropy = distribution.entropy(new) - distribution.entropy(old)
         kl = distribution.kl(old, new)
         return tf.stack(
             [
-                tf.reduce_sum((gain + self.entcoeff * entropy) * mask, 1),
-                tf.reduce_sum(kl * mask, 1),
+                tf.reduce_sum((gain + self.entcoeff * entropy) * x.mask, 1),
+                tf.reduce_sum(kl * x.mask, 1),
             ],
             1,
         )
@@ -182,36 +205,37 @@ class GradientKernels(PolicyKernels):
 
     def __init__(self, policy: Policy, columns: int, steps: int | None, entcoeff: float) -> None:
         super().__init__(policy, columns, steps, entcoeff)
-        self._parameters = Graph(self._old, self.flat, *self.signature)
+        self._old_parameters = Graph(self._old, self.flat, *self.signature)
 
     def old(
-        self, theta: np.ndarray, data: list[list[tf.Tensor]]
+        self, theta: np.ndarray, data: list[BatchTensors]
     ) -> tuple[list[np.ndarray], list[tf.Tensor]]:
         """Entropy, summed over time, (E, 1); and the distributions' parameters."""
-        results = [self._parameters(theta, *part) for part in data]
-        return [array_of(rows) for rows, _ in results], [old for _, old in results]
+        results = [self._old_parameters(theta, *part) for part in data]
+        return [numpy_view(rows) for rows, _ in results], [old for _, old in results]
 
-    def _old(self, theta, observations, starts, state, actions, advantages, mask):  # type: ignore[no-untyped-def]
-        parameters = self.policy(self.copies(theta), observations, starts, state)
-        entropy = tf.reduce_sum(self.policy.distribution.entropy(parameters) * mask, 1)
+    def _old(self, theta: tf.Tensor, *tensors: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        x = BatchTensors(*tensors)
+        parameters = self.parameters(self.copies(theta), x)
+        entropy = tf.reduce_sum(self.policy.distribution.entropy(parameters) * x.mask, 1)
         return entropy[:, None], parameters
 
 
 OUT_OF_BOUNDS = (-np.inf, np.inf)
-"""What `mean_losses` gives where the policy has left all bounds."""
+"""`mean_losses` of a policy whose losses are not finite."""
 
 
 def mean_losses(
     theta: np.ndarray,
     kernels: PolicyKernels,
-    data: list[list[tf.Tensor]],
+    data: list[BatchTensors],
     old: list[tf.Tensor],
     batch: PolicyBatch,
     comm: Communicator,
 ) -> tuple[float, float]:
     """Gain of the objective and KL(old || new), means over all ranks' steps.
 
-    `OUT_OF_BOUNDS` where they are not finite, on all ranks alike.
+    `OUT_OF_BOUNDS`, on all ranks, if they are not finite.
     """
     try:
         gain, kl = comm.sum_columns("losses", *kernels.losses(theta, data, old))
@@ -221,58 +245,27 @@ def mean_losses(
     return float(gain / n), float(kl / n)
 
 
-def begun(
+def prepare(
     theta: np.ndarray, kernels: GradientKernels, batch: PolicyBatch, comm: Communicator
-) -> tuple[list[list[tf.Tensor]], list[tf.Tensor], float]:
-    """What gradient steps begin with: the graphs' data, the old parameters and their entropy."""
+) -> tuple[list[BatchTensors], list[tf.Tensor], float]:
+    """What gradient steps start from: the graphs' data, the old distributions, mean entropy."""
     data = kernels.data(batch)
     entropies, old = kernels.old(theta, data)
     return data, old, float(comm.sum_columns("entropy", *entropies)[0] / batch.timesteps())
 
 
-def concluded(
+def accept_if_finite(
     theta: np.ndarray,
     new: np.ndarray,
     losses: tuple[float, float],
     entropy: float,
     more: dict[str, float] | None = None,
 ) -> tuple[np.ndarray, PolicyStep]:
-    """What a step without a line search gives: `new`, as it is.
+    """The result of a step without a line search: the parameters `new`.
 
-    Where that has left all bounds, the very array `theta`. `losses` are from `mean_losses`.
+    If their `losses`, from `mean_losses`, are not finite, it is the array `theta` itself.
     """
     gain, kl = losses
     if np.isfinite(kl):
-        return new, PolicyStep(kl, entropy, gain, 1.0, more or {})
-    return theta, PolicyStep(0.0, entropy, 0.0, 0.0, more or {})
-
-
-def enough(rows: int, counted: np.ndarray) -> int:
-    """How many time indices hold as many steps that count as `rows` do where all count.
-
-    `counted` is (C, T) bool: with whole episodes most columns are through before the longest is.
-    """
-    return rows * counted.size // max(1, int(counted.sum()))
-
-
-def share(counted: np.ndarray, rows: np.ndarray) -> float:
-    """The steps that count, by the share of the time indices that a minibatch has of them.
-
-    Its gradient is divided by that, and not by those that count in it: so all weigh the same.
-    """
-    return max(1.0, float(counted.sum() * len(rows) / counted.shape[1]))
-
-
-def minibatches(
-    horizon: int, rows: int, stream: np.random.Generator, windows: bool = False
-) -> list[np.ndarray]:
-    """The time indices of a batch in a random order, so many at a time.
-
-    With `windows` those of each stand one behind the other, as recurrent policies need them: then
-    their order alone is random.
-    """
-    if windows:
-        firsts = rows * stream.permutation(-(-horizon // rows))
-        return [np.arange(first, min(first + rows, horizon)) for first in firsts]
-    order = stream.permutation(horizon)
-    return [order[first : first + rows] for first in range(0, horizon, rows)]
+        return new, PolicyStep(kl, entropy, gain, 1.0, more)
+    return theta, PolicyStep(0.0, entropy, 0.0, 0.0, more)

@@ -18,17 +18,18 @@ import tensorflow as tf
 from trpo_mpi.algorithms.conjugate_gradient import conjugate_gradient
 from trpo_mpi.algorithms.line_search import Trial, line_search
 from trpo_mpi.algorithms.policy_update import (
+    BatchTensors,
     PolicyBatch,
     PolicyKernels,
     PolicyStep,
     PolicyUpdate,
     Stage,
-    concluded,
+    accept_if_finite,
     mean_losses,
 )
-from trpo_mpi.config import Config
+from trpo_mpi.config import Config, Grid
 from trpo_mpi.parallel.communicator import Communicator
-from trpo_mpi.policies.kernel import Graph, array_of, eights, parts_of
+from trpo_mpi.policies.kernel import Graph, column_chunks, numpy_view, round_up_to_8
 from trpo_mpi.policies.policy import Policy
 
 
@@ -40,18 +41,20 @@ class TrustRegion:
     cg_iters: int
     cg_damping: float
     line_search_steps: int
-    """0: the full step is taken as it is, the natural gradient of Kakade 2001."""
+    """0: the full step is taken as it is, which is the natural gradient of Kakade 2001."""
     line_search_shrink: float
 
 
 class Trpo(PolicyUpdate):
     """Trust-region policy optimisation."""
 
-    def __init__(self, policy: Policy, config: Config, columns: int, steps: int | None) -> None:
+    def __init__(
+        self, policy: Policy, config: Config, grid: Grid, columns: int, steps: int | None
+    ) -> None:
         """Batches of `columns` own environments by `steps`, see `PolicyKernels`."""
         self._recurrent = policy.state_size > 0
-        self._share = config.fisher_fraction
-        fisher_steps = None if steps is None else eights(self._share * steps)
+        self._fraction = config.fisher_fraction
+        fisher_steps = None if steps is None else round_up_to_8(self._fraction * steps)
         self._kernels = TrpoKernels(policy, columns, steps, fisher_steps, config.entcoeff)
         self._region = TrustRegion(
             config.max_kl,
@@ -72,7 +75,7 @@ class Trpo(PolicyUpdate):
 
     def _fisher_rows(self, padded: int, horizon: int, stream: np.random.Generator) -> np.ndarray:
         """Time indices for Fisher-vector products, of a batch of `horizon` steps, T padded."""
-        steps = eights(self._share * padded)
+        steps = round_up_to_8(self._fraction * padded)
         if steps >= padded:
             return np.arange(padded)
         if self._recurrent:  # a window: the state at its start is known
@@ -85,9 +88,11 @@ class Trpo(PolicyUpdate):
 class Npg(Trpo):
     """The natural policy gradient: the same step, without a line search."""
 
-    def __init__(self, policy: Policy, config: Config, columns: int, steps: int | None) -> None:
+    def __init__(
+        self, policy: Policy, config: Config, grid: Grid, columns: int, steps: int | None
+    ) -> None:
         """As `Trpo`."""
-        super().__init__(policy, replace(config, line_search_steps=0), columns, steps)
+        super().__init__(policy, replace(config, line_search_steps=0), grid, columns, steps)
 
 
 class TrpoKernels(PolicyKernels):
@@ -114,42 +119,51 @@ class TrpoKernels(PolicyKernels):
     ) -> list[list[tf.Tensor]]:
         """What `fisher_product` takes of a batch, at these parameters.
 
-        `rows` are the time indices to use; of a recurrent policy one behind the other.
+        `rows` are the time indices to use, consecutive ones for a recurrent policy.
         """
         others = (batch.starts[:, rows], batch.states[:, rows[0]], batch.mask[:, rows])
-        parts = parts_of(self.columns, batch.observations[:, rows], *others)
+        parts = column_chunks(self.columns, batch.observations[:, rows], *others)
         return [[*rest, *self._known(theta, observations)] for observations, *rest in parts]
 
     def gradient(
-        self, theta: np.ndarray, data: list[list[tf.Tensor]]
+        self, theta: np.ndarray, data: list[BatchTensors]
     ) -> tuple[list[np.ndarray], list[tf.Tensor]]:
-        """Objective's gradient and entropy, summed over time: (E, P + 1), and parameters."""
+        """Objective's gradient and entropy, summed over time: (E, P + 1), and distributions."""
         results = [self._gradients(theta, *part) for part in data]
-        return [array_of(rows) for rows, _ in results], [old for _, old in results]
+        return [numpy_view(rows) for rows, _ in results], [old for _, old in results]
 
     def fisher_product(
         self, theta: np.ndarray, vector: np.ndarray, data: list[list[tf.Tensor]]
     ) -> list[np.ndarray]:
         """Fisher-vector product, summed over time: (E, P)."""
-        return [array_of(self._products(theta, vector, *part)) for part in data]
+        return [numpy_view(self._products(theta, vector, *part)) for part in data]
 
-    def _gradient(self, theta, observations, starts, state, actions, advantages, mask):  # type: ignore[no-untyped-def]
+    def _gradient(self, theta: tf.Tensor, *tensors: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        x = BatchTensors(*tensors)
         distribution = self.policy.distribution
         weights = self.copies(theta)
         with tf.GradientTape() as tape:
             tape.watch(weights)
-            parameters = self.policy(weights, observations, starts, state)
+            parameters = self.parameters(weights, x)
             # At the old parameters the ratio's gradient is that of the log-probability.
-            log_prob = distribution.log_prob(parameters, actions)
-            entropy = distribution.entropy(parameters) * mask
-            objective = tf.reduce_sum(log_prob * advantages * mask + self.entcoeff * entropy)
+            log_prob = distribution.log_prob(parameters, x.actions)
+            entropy = distribution.entropy(parameters) * x.mask
+            objective = tf.reduce_sum(log_prob * x.advantages * x.mask + self.entcoeff * entropy)
         gradient = self.flatten(tape.gradient(objective, weights))
         return tf.concat([gradient, tf.reduce_sum(entropy, 1)[:, None]], 1), parameters
 
-    def _linearised(self, theta, observations):  # type: ignore[no-untyped-def]
+    def _linearised(self, theta: tf.Tensor, observations: tf.Tensor) -> tuple[tf.Tensor, ...]:
         return tuple(self.policy.known(self.copies(theta), observations))
 
-    def _fisher_product(self, theta, vector, starts, state, mask, *known):  # type: ignore[no-untyped-def]
+    def _fisher_product(
+        self,
+        theta: tf.Tensor,
+        vector: tf.Tensor,
+        starts: tf.Tensor,
+        state: tf.Tensor,
+        mask: tf.Tensor,
+        *known: tf.Tensor,
+    ) -> tf.Tensor:
         """Gauss-Newton: J' F J v, F the distribution's."""
         policy = self.policy
         weights, tangents = (self.copies(flat) for flat in (theta, vector))
@@ -173,20 +187,20 @@ def trpo_step(
     """One TRPO step from `theta` (P,) float32; gives the new parameters and its statistics.
 
     `fisher_rows` are the time indices of Fisher-vector products, see `TrpoKernels.fisher_data`.
-    Every rank walks the same iterates: all that it decides by comes out of a reduction.
-    Where the line search gives up, the very array `theta` comes back.
+    Every rank computes the same iterates: whatever it decides by comes out of a reduction.
+    If the line search gives up, the result is the array `theta` itself.
     """
     n, fisher_n = batch.timesteps(), batch.timesteps(fisher_rows)
     data = kernels.data(batch)
-    rows, old = kernels.gradient(theta, data)
-    total = comm.sum_columns("policy gradient", *rows) / n
+    gradients, old = kernels.gradient(theta, data)
+    total = comm.sum_columns("policy gradient", *gradients) / n
     g, entropy = total[:-1], float(total[-1])
 
     fisher_data = kernels.fisher_data(theta, batch, fisher_rows)
 
     def fisher_product(v: np.ndarray) -> np.ndarray:
-        rows = kernels.fisher_product(theta, v.astype(np.float32), fisher_data)
-        total = comm.sum_columns("Fisher-vector product", *rows)
+        products = kernels.fisher_product(theta, v.astype(np.float32), fisher_data)
+        total = comm.sum_columns("Fisher-vector product", *products)
         return total / fisher_n + settings.cg_damping * v
 
     solution = conjugate_gradient(fisher_product, g, settings.cg_iters)
@@ -199,7 +213,7 @@ def trpo_step(
     if not settings.line_search_steps:
         candidate = (theta + full_step).astype(np.float32)
         losses = mean_losses(candidate, kernels, data, old, batch, comm)
-        return concluded(theta, candidate, losses, entropy)
+        return accept_if_finite(theta, candidate, losses, entropy)
 
     def evaluate(candidate: np.ndarray) -> Trial:
         return Trial(*mean_losses(candidate, kernels, data, old, batch, comm))

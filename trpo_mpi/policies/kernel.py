@@ -10,8 +10,8 @@ import tensorflow as tf
 def _options() -> bytes:
     """How TensorFlow may rewrite a graph: not its arithmetic.
 
-    It adds up three terms in an order that depends on their shapes: behind a loop, a column had
-    other bits alone than among others.
+    It adds up three terms in an order that depends on their shapes: after a loop, a column alone
+    had other bits than among others.
     """
     config = tf.compat.v1.ConfigProto()
     rewrite = config.graph_options.rewrite_options
@@ -23,8 +23,8 @@ def _options() -> bytes:
 class Graph:
     """A function as a graph: traced here, for arguments of these shapes, and never again.
 
-    It must give one tensor, or a tuple of them, and hold no variables. What it is called with may
-    be NumPy arrays; an array that comes back more than once is better made a tensor first.
+    It must return one tensor, or a tuple of them, and hold no variables. It may be called with
+    NumPy arrays; an array that is passed more than once is better made a tensor first.
     """
 
     def __init__(self, function: Callable[..., Any], *signature: tf.TensorSpec) -> None:
@@ -37,11 +37,11 @@ class Graph:
 
     @property
     def outputs(self) -> list[tf.TensorSpec]:
-        """Shapes and types of what it gives."""
+        """Shapes and types of what it returns."""
         return [tf.TensorSpec(tensor.shape, tensor.dtype) for tensor in self._graph.outputs]
 
     def __call__(self, *arguments: Any) -> Any:
-        """What the function gives."""
+        """What the function returns."""
         # The graph as an op: graph(...) takes 0.2 ms more, a third of a critic step.
         outputs = tf.raw_ops.PartitionedCall(
             args=arguments, Tout=self._types, f=self._graph, config_proto=self._options
@@ -49,21 +49,21 @@ class Graph:
         return outputs[0] if self._one else outputs
 
 
-def array_of(tensor: tf.Tensor) -> np.ndarray:
-    """The numbers of a tensor where they are, to be read alone.
+def numpy_view(tensor: tf.Tensor) -> np.ndarray:
+    """A read-only view of a tensor's memory.
 
-    A copy takes fresh memory, and with it a fifth of the time of a small network's gradient.
+    A copy would take fresh memory, and with it a fifth of the time of a small network's gradient.
     """
     return np.asarray(memoryview(tensor))
 
 
-def eights(steps: float) -> int:
+def round_up_to_8(steps: float) -> int:
     """The next multiple of 8: a shorter SIMD tail would run other code, with other bits."""
     return -(-int(np.ceil(steps)) // 8) * 8
 
 
-def parts_of(columns: int, *arrays: np.ndarray) -> list[list[tf.Tensor]]:
-    """The arrays cut into so many columns at a time, as tensors, a list for each call."""
+def column_chunks(columns: int, *arrays: np.ndarray) -> list[list[tf.Tensor]]:
+    """The arrays cut into chunks of `columns` columns, as tensors: a list for each chunk."""
     return [
         [tf.constant(array[first : first + columns]) for array in arrays]
         for first in range(0, len(arrays[0]), columns)

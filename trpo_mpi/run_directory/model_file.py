@@ -29,7 +29,7 @@ from trpo_mpi.policies.policy import (
     observation_type,
 )
 from trpo_mpi.run_directory import archive
-from trpo_mpi.state import CRITIC, POLICY, stream
+from trpo_mpi.state import CRITIC, POLICY, seed_sequence
 
 FORMAT = 1
 CHECKPOINTS = "checkpoints"
@@ -132,7 +132,7 @@ def initial(config: Config, spaces: Spaces) -> Model:
     policy = architecture.make_policy(spaces.observation, spaces.action, config.init_logstd)
     critic = ValueNetwork(policy, spaces.observation, architecture)
     theta, phi = (
-        part.initialise(np.random.default_rng(stream(config.seed, key)))
+        part.initialise(np.random.default_rng(seed_sequence(config.seed, key)))
         for part, key in ((policy, POLICY), (critic, CRITIC))
     )
     normalised = config.normalize_observations and not policy.images
