@@ -13,18 +13,27 @@ venv=$root/.venv
 unset MPI4PY_LIBMPI MPI4PY_MPIABI # the wheel's library goes with the wheel's mpirun
 
 directory=
+resume=
 previous=
 for argument in "$@"; do
     case $argument in
-    --outdir=*) directory=${argument#--outdir=} ;;
+    --outdir=* | --resume=*) name=${argument%%=*} value=${argument#*=} ;;
+    *) name=$previous value=$argument ;;
     esac
-    [ "$previous" = --outdir ] && directory=$argument
+    case $name in
+    --outdir) directory=$value ;;
+    --resume) resume=$value ;;
+    esac
     previous=$argument
 done
+case $resume in
+'' | never | auto) ;;
+*) directory=$resume ;; # whatever --outdir says
+esac
 if [ -z "$directory" ]; then
     directory=runs/quickstart
     number=2
-    while [ -e "$directory" ]; do
+    while [ "$resume" != auto ] && [ -e "$directory" ]; do
         directory=runs/quickstart-$number
         number=$((number + 1))
     done
