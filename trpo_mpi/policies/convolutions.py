@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from trpo_mpi.errors import UsageError
+from trpo_mpi.policies.lazy_tensorflow import tf
 from trpo_mpi.policies.networks import Encoder, every_step, orthogonal
-
-if TYPE_CHECKING:
-    import tensorflow as tf
-
 
 KERNELS = {
     "small": (((16, 8, 4), (32, 4, 2)), 256),
@@ -30,8 +27,6 @@ class GraphPart(Encoder):
 
     def held(self, arrays: Sequence[np.ndarray]) -> Sequence[Any]:
         """One set of arrays as `rows` takes it."""
-        import tensorflow as tf
-
         return [tf.constant(array[None]) for array in arrays]
 
     def acting(self, weights: Sequence[tf.Tensor], inputs: tf.Tensor) -> tf.Tensor:
@@ -40,8 +35,6 @@ class GraphPart(Encoder):
 
     def rows(self, weights: Sequence[Any], x: np.ndarray) -> np.ndarray:
         """The same for (n, D) rows; traced anew for another n."""
-        import tensorflow as tf
-
         from trpo_mpi.policies.kernel import Graph
 
         if x.shape not in self._graphs:
@@ -101,8 +94,6 @@ class Cnn(GraphPart):
 
     def _images(self, inputs: tf.Tensor, kind: tf.DType) -> tf.Tensor:
         """As convolutions take them: (T, height, width, channels), not scaled."""
-        import tensorflow as tf
-
         images = tf.reshape(inputs, (-1, *self._given))
         if self._channels_first:
             images = tf.transpose(images, (0, 2, 3, 1))
@@ -115,8 +106,6 @@ class Cnn(GraphPart):
 
     def _convolved(self, weights: Sequence[tf.Tensor], inputs: tf.Tensor) -> list[tf.Tensor]:
         """What each convolution gives: (T, height, width, filters)."""
-        import tensorflow as tf
-
         given, x = [], self._images(inputs, weights[0].dtype)
         for i, (_, _, stride) in enumerate(self._convolutions):
             x = tf.nn.conv2d(x, self._filters(weights, i), stride, "VALID")
@@ -126,8 +115,6 @@ class Cnn(GraphPart):
 
     def known(self, weights: Sequence[tf.Tensor], inputs: tf.Tensor) -> list[tf.Tensor]:
         """The inputs, as bytes if they are, and what each layer gives; the features last."""
-        import tensorflow as tf
-
         given = self._convolved(weights, inputs)
         x = tf.matmul(tf.reshape(given[-1], (-1, self._flat)), weights[-2][0])[None]
         return [inputs, *given, tf.nn.relu(x + every_step(weights[-1], x))]
@@ -138,8 +125,6 @@ class Cnn(GraphPart):
 
     def acting(self, weights: Sequence[tf.Tensor], inputs: tf.Tensor) -> tf.Tensor:
         """What the last convolution gives, flat."""
-        import tensorflow as tf
-
         return tf.reshape(self._convolved(weights, inputs)[-1], (1, -1, self._flat))
 
     def rows(self, weights: Sequence[Any], x: np.ndarray) -> np.ndarray:
@@ -162,8 +147,6 @@ class Cnn(GraphPart):
         Both ways from what is known, layer by layer: 0.7 of the time of a product that TensorFlow
         makes out of the forward pass.
         """
-        import tensorflow as tf
-
         images = self._images(known[0], weights[0].dtype)
         inputs = [images, *known[1:-2]]
         d: tf.Tensor | None = None  # of the layer's input; the images have none
@@ -190,8 +173,6 @@ class Cnn(GraphPart):
         u: tf.Tensor,
     ) -> list[tf.Tensor]:
         """Gradients by the weights, from that by the features; `inputs` of the convolutions."""
-        import tensorflow as tf
-
         flat = tf.reshape(known[-2], (-1, self._flat))
         u = _where_active(known[-1], u)
         gradients = [tf.matmul(flat, u[0], transpose_a=True)[None], _over_steps(u)]
@@ -216,15 +197,11 @@ class Cnn(GraphPart):
 
 def _where_active(outputs: tf.Tensor, x: tf.Tensor) -> tf.Tensor:
     """`x` where the layer's ReLU let through, else 0."""
-    import tensorflow as tf
-
     return tf.raw_ops.ReluGrad(gradients=x, features=outputs)  # in one pass
 
 
 def _over_steps(x: tf.Tensor) -> tf.Tensor:
     """A column's sum over time, (1, T, n) -> (1, 1, n), as a product; see `every_step`."""
-    import tensorflow as tf
-
     return tf.matmul(tf.ones_like(x[:, :, :1]), x, transpose_a=True)
 
 

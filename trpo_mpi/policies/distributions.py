@@ -11,15 +11,13 @@ Acting is done in NumPy, from noise that each environment's own stream has drawn
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import gymnasium as gym
 import numpy as np
 
 from trpo_mpi.errors import UsageError
-
-if TYPE_CHECKING:
-    import tensorflow as tf
+from trpo_mpi.policies.lazy_tensorflow import tf
 
 
 class DiagonalGaussian:
@@ -36,8 +34,6 @@ class DiagonalGaussian:
 
     def log_prob(self, parameters: tf.Tensor, actions: tf.Tensor) -> tf.Tensor:
         """log p(action), of the action before it is clipped to the Box."""
-        import tensorflow as tf
-
         mean, log_std = tf.split(parameters, 2, axis=-1)
         scaled = (actions - mean) * tf.exp(-log_std)
         terms = -0.5 * scaled**2 - log_std - 0.5 * math.log(2 * math.pi)
@@ -45,15 +41,11 @@ class DiagonalGaussian:
 
     def entropy(self, parameters: tf.Tensor) -> tf.Tensor:
         """Differential entropy in nats."""
-        import tensorflow as tf
-
         _, log_std = tf.split(parameters, 2, axis=-1)
         return tf.reduce_sum(log_std + 0.5 * math.log(2 * math.pi * math.e), axis=-1)
 
     def kl(self, old: tf.Tensor, new: tf.Tensor) -> tf.Tensor:
         """KL(old || new) in nats."""
-        import tensorflow as tf
-
         old_mean, old_log_std = tf.split(old, 2, axis=-1)
         mean, log_std = tf.split(new, 2, axis=-1)
         # expm1 keeps the digits where the two are nearly equal, as they are in a trust region.
@@ -63,8 +55,6 @@ class DiagonalGaussian:
 
     def fisher_product(self, parameters: tf.Tensor, tangent: tf.Tensor) -> tf.Tensor:
         """Fisher matrix times a tangent: 1 / std**2 on the means, 2 on the log std."""
-        import tensorflow as tf
-
         _, log_std = tf.split(parameters, 2, axis=-1)
         d_mean, d_log_std = tf.split(tangent, 2, axis=-1)
         return tf.concat([d_mean * tf.exp(-2 * log_std), 2 * d_log_std], axis=-1)
@@ -109,29 +99,21 @@ class Categorical:
 
     def log_prob(self, parameters: tf.Tensor, actions: tf.Tensor) -> tf.Tensor:
         """log p(action) of integer actions."""
-        import tensorflow as tf
-
         log_p = tf.nn.log_softmax(parameters)
         return tf.reduce_sum(log_p * tf.one_hot(actions, self.size, dtype=log_p.dtype), axis=-1)
 
     def entropy(self, parameters: tf.Tensor) -> tf.Tensor:
         """Entropy in nats."""
-        import tensorflow as tf
-
         log_p = tf.nn.log_softmax(parameters)
         return -tf.reduce_sum(tf.exp(log_p) * log_p, axis=-1)
 
     def kl(self, old: tf.Tensor, new: tf.Tensor) -> tf.Tensor:
         """KL(old || new) in nats."""
-        import tensorflow as tf
-
         old_log_p, log_p = tf.nn.log_softmax(old), tf.nn.log_softmax(new)
         return tf.reduce_sum(tf.exp(old_log_p) * (old_log_p - log_p), axis=-1)
 
     def fisher_product(self, parameters: tf.Tensor, tangent: tf.Tensor) -> tf.Tensor:
         """Fisher matrix times a tangent: (diag(p) - p p') u."""
-        import tensorflow as tf
-
         p = tf.exp(tf.nn.log_softmax(parameters))
         return p * (tangent - tf.reduce_sum(p * tangent, axis=-1, keepdims=True))
 
@@ -190,14 +172,10 @@ class MultiCategorical:
 
     def fisher_product(self, parameters: tf.Tensor, tangent: tf.Tensor) -> tf.Tensor:
         """Fisher matrix times a tangent: that of each choice in its own block."""
-        import tensorflow as tf
-
         triples = zip(self._parts, self._split(parameters), self._split(tangent), strict=True)
         return tf.concat([part.fisher_product(*both) for part, *both in triples], axis=-1)
 
     def _split(self, parameters: tf.Tensor) -> list[tf.Tensor]:
-        import tensorflow as tf
-
         return tf.split(parameters, self._sizes, axis=-1)
 
     def draw_noise(self, stream: np.random.Generator, steps: int) -> np.ndarray:
@@ -236,22 +214,16 @@ class Bernoulli:
 
     def log_prob(self, parameters: tf.Tensor, actions: tf.Tensor) -> tf.Tensor:
         """log p(action) of actions 0 and 1."""
-        import tensorflow as tf
-
         signs = tf.cast(2 * actions - 1, parameters.dtype)
         return tf.reduce_sum(tf.math.log_sigmoid(signs * parameters), axis=-1)
 
     def entropy(self, parameters: tf.Tensor) -> tf.Tensor:
         """Entropy in nats."""
-        import tensorflow as tf
-
         one, zero = tf.math.log_sigmoid(parameters), tf.math.log_sigmoid(-parameters)
         return -tf.reduce_sum(tf.exp(one) * one + tf.exp(zero) * zero, axis=-1)
 
     def kl(self, old: tf.Tensor, new: tf.Tensor) -> tf.Tensor:
         """KL(old || new) in nats."""
-        import tensorflow as tf
-
         one, zero = tf.math.log_sigmoid(old), tf.math.log_sigmoid(-old)
         new_one, new_zero = tf.math.log_sigmoid(new), tf.math.log_sigmoid(-new)
         terms = tf.exp(one) * (one - new_one) + tf.exp(zero) * (zero - new_zero)
@@ -259,8 +231,6 @@ class Bernoulli:
 
     def fisher_product(self, parameters: tf.Tensor, tangent: tf.Tensor) -> tf.Tensor:
         """Fisher matrix times a tangent: p (1 - p) on each logit."""
-        import tensorflow as tf
-
         return tf.sigmoid(parameters) * tf.sigmoid(-parameters) * tangent
 
     def draw_noise(self, stream: np.random.Generator, steps: int) -> np.ndarray:

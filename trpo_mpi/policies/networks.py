@@ -10,13 +10,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from itertools import pairwise
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
-if TYPE_CHECKING:
-    import tensorflow as tf
-
+from trpo_mpi.policies.lazy_tensorflow import tf
 
 ACTIVATIONS: dict[str, Callable[[np.ndarray], np.ndarray]] = {
     "tanh": lambda x: np.tanh(x, out=x),
@@ -28,8 +26,6 @@ ACTIVATIONS: dict[str, Callable[[np.ndarray], np.ndarray]] = {
 
 def activate(name: str, x: tf.Tensor) -> tf.Tensor:
     """The activation of that name."""
-    import tensorflow as tf
-
     return getattr(tf.nn, name)(x)
 
 
@@ -71,8 +67,6 @@ def pushforward(
     function: Callable[..., Any], primals: Sequence[tf.Tensor], tangents: Sequence[tf.Tensor]
 ) -> tuple[Any, Any]:
     """What `function` gives for `primals`, and its forward-mode product with `tangents`."""
-    import tensorflow as tf
-
     zero = tf.UnconnectedGradients.ZERO
     with tf.autodiff.ForwardAccumulator(primals, tangents) as forward:
         outputs = function(*primals)
@@ -120,8 +114,6 @@ class Mlp(Encoder):
 
     def __call__(self, weights: Sequence[tf.Tensor], inputs: tf.Tensor) -> tf.Tensor:
         """Column by column: (E, T, inputs) -> (E, T, outputs)."""
-        import tensorflow as tf
-
         x = inputs
         for layer in range(len(self.sizes) - 1):
             x = tf.matmul(x, weights[2 * layer]) + every_step(weights[2 * layer + 1], inputs)
@@ -150,8 +142,6 @@ def every_step(row: tf.Tensor, inputs: tf.Tensor) -> tf.Tensor:
     broadcast's gradient is a sum over T whose bits depend on E wherever n is no multiple of
     the SIMD width (seen with 17 actions).
     """
-    import tensorflow as tf
-
     return tf.matmul(tf.ones_like(inputs[:, :, :1]), row)
 
 
@@ -176,8 +166,6 @@ class Network:
 
     def weights(self, flat: tf.Tensor) -> list[tf.Tensor]:
         """The arrays in flat vectors: (E, P) -> [(E, *shape), ...]."""
-        import tensorflow as tf
-
         parts = tf.split(flat, self._sizes, axis=1)
         shapes = [(-1, *shape) for shape in self._shapes]
         return [tf.reshape(part, shape) for part, shape in zip(parts, shapes, strict=True)]
@@ -254,8 +242,6 @@ def padded_rows(rows: np.ndarray, block: int) -> np.ndarray:
 
 
 def _on_gpu() -> bool:
-    import tensorflow as tf
-
     return bool(tf.config.get_visible_devices("GPU"))
 
 

@@ -20,16 +20,14 @@ import inspect
 import random
 import sys
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import cloudpickle
 import numpy as np
 
 from trpo_mpi.errors import UsageError
 from trpo_mpi.policies.convolutions import GraphPart
-
-if TYPE_CHECKING:
-    import tensorflow as tf
+from trpo_mpi.policies.lazy_tensorflow import tf
 
 _registered: dict[str, Any] = {}
 
@@ -167,8 +165,6 @@ class OwnEncoder(GraphPart):
 
     def __call__(self, weights: Sequence[tf.Tensor], inputs: tf.Tensor) -> tf.Tensor:
         """Flat observations of one column, (1, T, D), to features, (1, T, outputs)."""
-        import tensorflow as tf
-
         arrays = [array[0] for array in weights]
         kind = arrays[0].dtype if arrays else tf.float32
         x = tf.reshape(tf.cast(inputs, kind), (-1, *self._shape)) * self._scale
@@ -186,8 +182,6 @@ class OwnEncoder(GraphPart):
         By reverse mode twice, the gradient being linear in what it is taken of: forward mode fails
         around a loop, which a network of the user's own may have in it.
         """
-        import tensorflow as tf
-
         with tf.GradientTape() as outer:
             with tf.GradientTape(persistent=True) as inner:
                 inner.watch(weights)

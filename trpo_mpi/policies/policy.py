@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import gymnasium as gym
 import numpy as np
@@ -17,12 +17,10 @@ import numpy as np
 from trpo_mpi.errors import UsageError
 from trpo_mpi.policies.convolutions import Cnn
 from trpo_mpi.policies.distributions import DiagonalGaussian, distribution_for
+from trpo_mpi.policies.lazy_tensorflow import tf
 from trpo_mpi.policies.networks import BLOCK, Mlp, Network, Rows, every_step, pushforward
 from trpo_mpi.policies.own import OwnEncoder
 from trpo_mpi.policies.recurrent import Lstm
-
-if TYPE_CHECKING:
-    import tensorflow as tf
 
 
 @dataclass(frozen=True)
@@ -150,8 +148,6 @@ class Policy(Network):
         return theta
 
     def _parameters(self, weights: Sequence[tf.Tensor], features: tf.Tensor) -> tf.Tensor:
-        import tensorflow as tf
-
         output = self._head(weights, features)
         if not self._gaussian:
             return output
@@ -308,8 +304,6 @@ class ValueNetwork(Network):
         self, weights: Sequence[tf.Tensor], observations: tf.Tensor, memory: tf.Tensor
     ) -> tf.Tensor:
         """Values, column by column: (E, T, D) observations and (E, T, M) memory -> (E, T)."""
-        import tensorflow as tf
-
         encoder, head = self.of_parts(weights)
         if not self.carried_size:
             features = self.encoder(encoder, observations)

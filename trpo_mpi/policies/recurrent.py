@@ -11,14 +11,12 @@ And bits that do not depend on the number of columns: the loop's are padded to a
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
+from trpo_mpi.policies.lazy_tensorflow import tf
 from trpo_mpi.policies.networks import every_step, orthogonal, pushforward
-
-if TYPE_CHECKING:
-    import tensorflow as tf
 
 ROWS = 16
 """The loop's columns are padded to a multiple of this."""
@@ -60,8 +58,6 @@ class Lstm:
 
     def _enter(self, weights: Sequence[tf.Tensor], features: tf.Tensor) -> tf.Tensor:
         """The input's part of the gates, column by column: (E, T, F) -> (E, T, 4 U)."""
-        import tensorflow as tf
-
         product = tf.matmul(features, weights[0])
         if self._layer_norm:
             product = _normalised(product) * every_step(weights[3], features)
@@ -77,8 +73,6 @@ class Lstm:
         *gains: tf.Tensor,
     ) -> tuple[tf.Tensor, tf.Tensor]:
         """One time step; `pushed` is added to the state's product."""
-        import tensorflow as tf
-
         product = tf.matmul(h, matrix) + pushed
         if self._layer_norm:
             product = _normalised(product) * gains[0]
@@ -102,8 +96,6 @@ class Lstm:
             starts: (E, T), 1 where a step is the first of its episode: the state is 0 before it.
             state: (E, 2 U), before the first step.
         """
-        import tensorflow as tf
-
         unroll = tf.custom_gradient(
             lambda entered, recurrent, *gains: self._unroll(
                 entered, starts, state, recurrent, gains
@@ -121,8 +113,6 @@ class Lstm:
         gains: Sequence[tf.Tensor],
     ) -> tuple[tf.Tensor, Callable[[tf.Tensor], Any]]:
         """The loop, and its gradient by each column's own copy of matrix and gains."""
-        import tensorflow as tf
-
         columns = entered.shape[0]
         matrix, rows = recurrent[0], [_padded(gain, 0) for gain in gains]
         elements = [_by_time(entered), 1 - _by_time(starts[:, :, None])]
@@ -165,8 +155,6 @@ class Lstm:
             features: the layer's input and its tangent.
             starts, state: as there.
         """
-        import tensorflow as tf
-
         entered, d_entered = pushforward(
             lambda x, *w: self._enter([*w[:2], None, *w[2:]], x),
             [features[0], *weights[:2], *weights[3:4]],
@@ -194,8 +182,6 @@ class Lstm:
         self, weights: Sequence[tf.Tensor], features: tf.Tensor, state: tf.Tensor
     ) -> tuple[tf.Tensor, tf.Tensor]:
         """`rows` in TensorFlow: (1, n, F) and states (n, 2 U) to outputs (1, n, U) and states."""
-        import tensorflow as tf
-
         entered = self._enter(weights, features)[0]
         shared = [w[0] for w in (weights[2], *weights[4:])]
         h, c = self._cell(entered, 0.0, *tf.split(state, 2, axis=1), *shared)
@@ -229,8 +215,6 @@ EPSILON = 1e-5
 
 def _normalised(x: tf.Tensor) -> tf.Tensor:
     """Each row with mean 0 and variance 1."""
-    import tensorflow as tf
-
     x -= tf.reduce_mean(x, axis=-1, keepdims=True)
     return x / tf.sqrt(tf.reduce_mean(x**2, axis=-1, keepdims=True) + EPSILON)
 
@@ -243,8 +227,6 @@ def _numpy_normalised(x: np.ndarray) -> np.ndarray:
 
 def _padded(x: tf.Tensor, axis: int) -> tf.Tensor:
     """With zeros behind, to a multiple of `ROWS` along the axis of columns."""
-    import tensorflow as tf
-
     paddings = [[0, 0] for _ in x.shape]
     paddings[axis][1] = -x.shape[axis] % ROWS
     return tf.pad(x, paddings)
@@ -252,13 +234,9 @@ def _padded(x: tf.Tensor, axis: int) -> tf.Tensor:
 
 def _by_time(x: tf.Tensor) -> tf.Tensor:
     """(E, T, n) -> (T, E padded, n)."""
-    import tensorflow as tf
-
     return tf.transpose(_padded(x, 0), (1, 0, 2))
 
 
 def _by_column(x: tf.Tensor, columns: int) -> tf.Tensor:
     """(T, E padded, n) -> (E, T, n)."""
-    import tensorflow as tf
-
     return tf.transpose(x[:, :columns], (1, 0, 2))
