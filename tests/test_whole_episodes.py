@@ -112,7 +112,7 @@ def test_grid() -> None:
     "settings", [{"timesteps_per_batch": 2048}, {"adapt": "batch"}, {"adapt": "both"}]
 )
 def test_a_batch_is_counted_one_way(settings: dict[str, Any]) -> None:
-    with pytest.raises(UsageError, match="and --episodes-per-batch 20: one of them"):
+    with pytest.raises(UsageError, match="and --episodes-per-batch 20: set only one"):
         Config(episodes_per_batch=20, **settings).validate()
 
 

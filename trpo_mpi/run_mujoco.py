@@ -12,4 +12,4 @@ if __name__ == "__main__":
 
     from trpo_mpi import training_command
 
-    startup.run(training_command.command("run_mujoco"))
+    startup.run(lambda: training_command.main("run_mujoco"))

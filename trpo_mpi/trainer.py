@@ -35,6 +35,28 @@ from trpo_mpi.rollout import Batch, Sampler, resized
 from trpo_mpi.run_directory.model_file import Model, initial
 from trpo_mpi.state import COLUMN, RESTART, ROWS, Counters, Wish, seed_sequence
 
+ADVANTAGE, TARGET, ERROR, DISCOUNTED = range(4)
+"""Series whose moments over the batch are taken, in this order; the error is the critic's."""
+
+
+class Gathered(NamedTuple):
+    """What an iteration gathers of all columns, C."""
+
+    means: np.ndarray
+    """(C, 4), of the series."""
+    m2: np.ndarray
+    """(C, 4), their summed squared deviations."""
+    observations: list[np.ndarray]
+    """Means and m2 of the raw observations, (C, D) each; empty if they are not normalised."""
+    mask: np.ndarray
+    """(C, T) bool: which steps count."""
+    episodes: np.ndarray
+    """(C,), finished on the rank of the column."""
+    wish: Wish
+    """The greatest wish of any rank."""
+    mpi_seconds: np.ndarray
+    """(C,), in the previous iteration, of the rank of the column."""
+
 
 class Iteration(NamedTuple):
     """What one iteration reports."""
@@ -83,17 +105,18 @@ class Trainer:
         rows, both = grid.rows(config.vf_batch), config.vf_two_batches
         self.critic = Critic(network, start.phi, own, steps, rows, config.vf_clip, both)
         self._update = make_update(self.policy, config, grid, own, steps)
-        self._rows = _generator(config.seed, ROWS)  # choices of time steps: all ranks' alike
+        # Draws time steps, the same on all ranks.
+        self._shared_stream = np.random.default_rng(seed_sequence(config.seed, ROWS))
         self._envs = envs
         self._sampler = self._new_sampler(COLUMN)
         self._discounted = np.zeros(own)
         self._blocks = safe_blocks(self.policy, self.theta)
         smallest = comm.gather_columns(np.full((own, 1), self._blocks[-1]))
         self.exact_rows = bool((smallest > 1).all())
-        """Whether every rank may act in blocks of rows; see `Rows`."""
+        """Whether every rank may act on blocks of rows; see `Rows`."""
         self.counters = Counters()
         self.schedule_timesteps = config.num_timesteps
-        """The length that the schedules run over: that of the run's first start."""
+        """The length of the schedules: that of the run's first start."""
         self.best: Model | None = None
         """The policy of the iteration with the highest mean return of 100 episodes."""
         self._best_return = -np.inf
@@ -102,7 +125,7 @@ class Trainer:
         """Of this rank in the last iteration."""
 
     def _padded(self, batch: Batch) -> int:
-        """Time steps to which the arrays of a batch are filled up, T."""
+        """Time steps to which the arrays of a batch are padded, T."""
         return round_up_to_8(batch.mask.shape[1] if self.grid.episodes else self.adaptation.horizon)
 
     def _new_sampler(self, *key: int) -> Sampler:
@@ -111,7 +134,7 @@ class Trainer:
 
     @property
     def _first_horizon(self) -> bool:
-        """Whether the normalisers have seen nothing yet: then a batch only initialises them."""
+        """Whether the normalisers are still empty: then a batch only initialises them."""
         moments = (self.normalizer.moments, self.return_moments)
         return any(m is not None and m.count == 0 for m in moments)
 
@@ -123,9 +146,9 @@ class Trainer:
         """Run one iteration.
 
         Args:
-            wish: gives what this rank asks for; called once, when the batch is collected.
+            wish: what this rank asks for; called once, when the batch is collected.
 
-        Ends the job with `RuntimeError` where ranks hold different parameters.
+        Raises `RuntimeError` if ranks hold different parameters.
         """
         config, comm, counters = self.config, self.comm, self.counters
         clock = _Clock()
@@ -141,37 +164,17 @@ class Trainer:
             rewards, batch.ended, self._discounted, config.gamma
         )
         series = np.stack([advantages, targets, targets - values, discounted], axis=2)
-        parts = [*column_moments(series, batch.mask)]
-        if batch.raw_observations is not None:
-            parts += column_moments(batch.raw_observations, batch.mask)
-        gathered, mask, extras = self._gather(parts, batch, wish())
-        counts = mask.sum(axis=1)
-        timesteps, mean, m2 = pool(counts, *gathered[:2])
-        episodes = self._gather_episodes(batch, extras[:, 0])
+        gathered = self._gather(series, batch, wish())
+        counts = gathered.mask.sum(axis=1)
+        timesteps, mean, m2 = pool(counts, gathered.means, gathered.m2)
+        episodes = self._gather_episodes(batch, gathered.episodes)
         counters.timesteps += int(timesteps)
 
-        row: dict[str, Any] = {}
         scale = reward_scale(self.return_moments, config.reward_scale)
+        learnt: dict[str, Any] = {}
         # A batch of the caller's environments may be of nothing but their resets.
         if timesteps and not self._first_horizon:
-            variance = m2 / timesteps
-            normalised = (advantages - mean[0]) / (np.sqrt(variance[0]) + 1e-8)
-            stage = self._stage()
-            step = self._step_policy(batch, normalised, mask, stage)
-            policy_seconds = clock.lap()
-            stepsize = stage.decayed(config.vf_stepsize, config.vf_final_stepsize)
-            self._fit_critic(batch, targets, values, mask, stepsize)
-            row |= (step.more or {}) | {
-                "kl": step.kl,
-                "entropy": step.entropy,
-                "surrogate_improvement": step.improvement,
-                "step_fraction": step.fraction,
-                "explained_variance": 1 - variance[2] / variance[1] if variance[1] > 0 else None,
-                "max_kl": stage.max_kl,
-                "vf_stepsize": stepsize,
-                "policy_seconds": policy_seconds,
-                "critic_seconds": clock.lap(),
-            }
+            learnt = self._learn(batch, advantages, values, gathered.mask, mean, m2 / timesteps)
         self._merge_moments(counts, gathered)
         self._broadcast()
         counters.iteration += 1
@@ -179,7 +182,7 @@ class Trainer:
             self.adaptation.follow(sum(total for total, _ in episodes) / len(episodes))
         seconds = clock.total()
         self._mpi_seconds = comm.seconds - mpi_before
-        row |= {
+        row = learnt | {
             "iteration": counters.iteration,
             "timesteps": counters.timesteps,
             "episodes": counters.episodes,
@@ -191,15 +194,52 @@ class Trainer:
             "seconds": time.perf_counter() - self.started,
             "sample_seconds": sample_seconds,
             "mpi_seconds": self._mpi_seconds,
-            "mpi_min_seconds": float(extras[:, 3].min()),
-            "mpi_max_seconds": float(extras[:, 3].max()),
+            "mpi_min_seconds": float(gathered.mpi_seconds.min()),
+            "mpi_max_seconds": float(gathered.mpi_seconds.max()),
             "memory_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
         }
         self._keep_best()
-        return Iteration(row, episodes, Wish(int(extras[:, 1].max())))
+        return Iteration(row, episodes, gathered.wish)
+
+    def _learn(
+        self,
+        batch: Batch,
+        advantages: np.ndarray,
+        values: np.ndarray,
+        mask: np.ndarray,
+        mean: np.ndarray,
+        variance: np.ndarray,
+    ) -> dict[str, Any]:
+        """Step the policy and fit the critic; the columns of progress.csv that tell of it.
+
+        Args:
+            advantages, values: (E, T), of the own columns.
+            mask: (C, T) bool, of all columns.
+            mean, variance: (4,), of the series over all columns.
+        """
+        config, clock, stage = self.config, _Clock(), self._stage()
+        normalised = (advantages - mean[ADVANTAGE]) / (np.sqrt(variance[ADVANTAGE]) + 1e-8)
+        step = self._step_policy(batch, normalised, mask, stage)
+        policy_seconds = clock.lap()
+        stepsize = stage.decayed(config.vf_stepsize, config.vf_final_stepsize)
+        self._fit_critic(batch, advantages + values, values, mask, stepsize)
+        explained = None
+        if variance[TARGET] > 0:
+            explained = 1 - variance[ERROR] / variance[TARGET]
+        return (step.more or {}) | {
+            "kl": step.kl,
+            "entropy": step.entropy,
+            "surrogate_improvement": step.improvement,
+            "step_fraction": step.fraction,
+            "explained_variance": explained,
+            "max_kl": stage.max_kl,
+            "vf_stepsize": stepsize,
+            "policy_seconds": policy_seconds,
+            "critic_seconds": clock.lap(),
+        }
 
     def _collect(self, actor: Actor) -> Batch:
-        """A batch of as many time steps on all ranks."""
+        """A batch, of the same number of time steps on all ranks."""
         if not self.grid.episodes:
             left = self.counters.steps_left(self.config, self.grid.num_envs)
             horizon = max(1, min(self.adaptation.horizon, left))
@@ -217,7 +257,7 @@ class Trainer:
     def _advantages(
         self, batch: Batch, rewards: np.ndarray, actor: Actor
     ) -> tuple[np.ndarray, np.ndarray]:
-        """V(s_t) and GAE advantages, (E, T) each, of `rewards` (E, T), which are scaled here."""
+        """V(s_t) and GAE advantages, (E, T) each, of unscaled `rewards` (E, T)."""
         columns, horizon = rewards.shape
         padded = self._padded(batch)
         seen = [resized(x, padded) for x in (batch.observations, batch.memory)]
@@ -234,26 +274,28 @@ class Trainer:
         ends = (batch.terminated, batch.ended)
         return values, gae(rewards, values, next_values, *ends, self.config.gamma, self.config.lam)
 
-    def _gather(
-        self, parts: list[np.ndarray], batch: Batch, wish: Wish
-    ) -> tuple[list[np.ndarray], np.ndarray, np.ndarray]:
-        """All columns' moments, their mask (C, T), and with them (C, 4).
+    def _gather(self, series: np.ndarray, batch: Batch, wish: Wish) -> Gathered:
+        """One collective for the moments of `series`, (E, T, 4), and what goes with them.
 
-        These are the episodes and the wish of the column's rank, a hash of its parameters, and the
-        seconds that it spent in MPI in the iteration before.
+        Raises `RuntimeError` if the ranks' parameters differ.
         """
-        own = len(self.comm.columns)
+        parts = [*column_moments(series, batch.mask)]
+        if batch.raw_observations is not None:
+            parts += column_moments(batch.raw_observations, batch.mask)
+        parts.append(np.packbits(batch.mask, axis=1).astype(np.float64))
         check = self.config.drift_check_every
         drift = self._fingerprint() if check and self.counters.iteration % check == 0 else 0.0
-        extras = np.tile([len(batch.episodes), float(wish), drift, self._mpi_seconds], (own, 1))
-        parts = [*parts, np.packbits(batch.mask, axis=1).astype(np.float64)]
-        everything = self.comm.gather_columns(np.concatenate([*parts, extras], axis=1))
-        edges = np.cumsum([part.shape[1] for part in parts])
-        *moments, packed, extras = np.split(everything, edges, axis=1)
-        self._check_drift(extras[:, 2])
+        of_rank = [len(batch.episodes), float(wish), drift, self._mpi_seconds]
+        parts.append(np.tile(of_rank, (len(self.comm.columns), 1)))
+        everything = self.comm.gather_columns(np.concatenate(parts, axis=1))
+        edges = np.cumsum([part.shape[1] for part in parts])[:-1]
+        means, m2, *observations, packed, of_ranks = np.split(everything, edges, axis=1)
+        episodes, wishes, fingerprints, mpi_seconds = of_ranks.T
+        self._check_drift(fingerprints)
         horizon = batch.mask.shape[1]
         mask = np.unpackbits(packed.astype(np.uint8), axis=1, count=horizon).astype(bool)
-        return moments, mask, extras
+        wish = Wish(int(wishes.max()))
+        return Gathered(means, m2, observations, mask, episodes, wish, mpi_seconds)
 
     def _fingerprint(self) -> float:
         """48 bits of a hash of the parameters and of Adam's state, as a float64 holds them."""
@@ -306,9 +348,9 @@ class Trainer:
         return step
 
     def _stage(self) -> Stage:
-        """Where the run is; a trust region that follows the returns does not decay."""
+        """How far the run is; a trust region that follows the returns does not decay."""
         done = min(1.0, self.counters.timesteps / self.schedule_timesteps)
-        stage = Stage(self.adaptation.max_kl, done, self._rows)
+        stage = Stage(self.adaptation.max_kl, done, self._shared_stream)
         if not self.config.adapts_kl:
             stage.max_kl = stage.decayed(stage.max_kl, self.config.final_max_kl)
         return stage
@@ -329,23 +371,23 @@ class Trainer:
             mask,
             stepsize,
             self.config.vf_iters,
-            self._rows,
+            self._shared_stream,
             self.comm,
             resized(values.astype(np.float32), padded),
         )
 
-    def _merge_moments(self, counts: np.ndarray, gathered: list[np.ndarray]) -> None:
-        means, m2, *observations = gathered
+    def _merge_moments(self, counts: np.ndarray, gathered: Gathered) -> None:
         if self.normalizer.moments is not None:
-            self.normalizer.moments.merge(*pool(counts, *observations))
+            self.normalizer.moments.merge(*pool(counts, *gathered.observations))
         if self.return_moments is not None:
-            self.return_moments.merge(*pool(counts, means[:, 3:], m2[:, 3:]))
+            returns = (x[:, [DISCOUNTED]] for x in (gathered.means, gathered.m2))
+            self.return_moments.merge(*pool(counts, *returns))
 
     def _optimisers(self) -> list[Adam]:
         return [self.critic.adam, *([self._update.adam] if self._update.adam else [])]
 
     def _parameters(self) -> list[np.ndarray]:
-        """All that ranks hold alike, in float32 vectors."""
+        """All that is equal on all ranks, as float32 vectors."""
         moments = [x for adam in self._optimisers() for x in (adam.m, adam.v)]
         return [self.theta, self.critic.phi, *moments]
 
@@ -358,12 +400,12 @@ class Trainer:
             adam.m, adam.v = moments[2 * i : 2 * i + 2]
 
     def actor(self) -> Actor:
-        """The policy as it is now, to play single episodes with: that of `model().actor()`."""
+        """The current policy, for single episodes: that of `model().actor()`."""
         return self.policy.actor(self.theta, self._blocks, alone=True)
 
     def model(self) -> Model:
-        """The policy as it is now, with its normaliser."""
-        # Arrays are replaced and never written to, but moments take new ones in.
+        """The current policy, with its normaliser."""
+        # Arrays are replaced and never written to; moments are updated in place.
         moments, returns = self.normalizer.moments, self.return_moments
         return Model(
             env=self.config.env,
@@ -381,10 +423,10 @@ class Trainer:
         )
 
     def state(self) -> dict[str, Any]:
-        """What all ranks carry alike, beside `model` and `best`, as plain data."""
+        """What is equal on all ranks, beside `model` and `best`, as plain data."""
         return {
             "counters": self.counters.tree(),
-            "rows": self._rows.bit_generator.state,
+            "rows": self._shared_stream.bit_generator.state,
             "exponents": self.comm.sum_columns.exponents,
             "schedule_timesteps": self.schedule_timesteps,
             "best_return": self._best_return,
@@ -394,7 +436,7 @@ class Trainer:
         }
 
     def column_states(self) -> list[dict[str, Any]]:
-        """What each own column carries, environments included, as plain data."""
+        """The state of each own column, its environment included, as plain data."""
         return [
             self._sampler.column_state(i)
             | {
@@ -411,13 +453,13 @@ class Trainer:
         state: dict[str, Any],
         columns: Sequence[dict[str, Any]],
     ) -> int:
-        """Go on where these were taken; on any number of ranks, with equal bits.
+        """Continue from where these were taken; on any number of ranks, with equal bits.
 
         Args:
             model, best, state: as the properties and methods of those names gave them.
-            columns: the states of all columns, C; or none: then all begin new episodes.
+            columns: the states of all columns, C; or none: then all start new episodes.
 
-        Returns how many of the own environments had to begin a new episode.
+        Returns how many of the own environments had to start a new episode.
         """
         self.theta, self.critic.phi = model.theta, model.phi
         self.normalizer, self.return_moments = model.normalizer, model.return_moments
@@ -428,7 +470,7 @@ class Trainer:
             self.adaptation.resume(state["adaptation"])
         self.best, self._best_return = best, state["best_return"]
         self.counters = Counters.from_tree(state["counters"])
-        self._rows.bit_generator.state = state["rows"]
+        self._shared_stream.bit_generator.state = state["rows"]
         self.comm.sum_columns.exponents = dict(state["exponents"])
         self.schedule_timesteps = state["schedule_timesteps"]
         self.started = time.perf_counter() - state["seconds"]
@@ -436,14 +478,14 @@ class Trainer:
             self._sampler = self._new_sampler(RESTART, self.counters.iteration)
             return len(self.comm.columns)
         self.critic.restore_columns([column.get("fitted") for column in columns], self.comm.columns)
-        begun = 0
+        restarted = 0
         for i, column in enumerate(self.comm.columns):
             key = (RESTART, self.counters.iteration, column)
             seed = int(seed_sequence(self.config.seed, *key).generate_state(1)[0])
             carried = self._sampler.restore_column(i, columns[column], seed)
             self._discounted[i] = columns[column]["discounted"] if carried else 0.0
-            begun += not carried
-        return begun
+            restarted += not carried
+        return restarted
 
 
 class _Clock:
@@ -459,7 +501,3 @@ class _Clock:
 
     def total(self) -> float:
         return time.perf_counter() - self._start
-
-
-def _generator(seed: int, *key: int) -> np.random.Generator:
-    return np.random.default_rng(seed_sequence(seed, *key))

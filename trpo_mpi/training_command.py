@@ -3,7 +3,6 @@
 import dataclasses
 import os
 import time
-from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -41,31 +40,22 @@ if TYPE_CHECKING:
 
 def main(module: str) -> int:
     """Train as the command line of `python -m trpo_mpi.<module>` says; gives the exit code."""
-    asked = StopRequest()
+    stop_request = StopRequest()
     config = training_settings(module)
     comm = startup.connect()
     found = comm.on_root(lambda: _find(config))
     if found is not None:
-        config = parse(CONFIGS[module], module, default=found.defaults())
-        if not config.eval_episodes:  # no longer: what goes with them is not carried over either
-            config = dataclasses.replace(config, eval_every=None, eval_deterministic=False)
-        config.validate()
-        found.check(config)
+        config = _settings_to_resume(found, module)
     if config.tensorboard:
         comm.on_root(lambda: event_file.check_installed("--tensorboard"))
     grid = batch_grid(config, comm.size)
     comm = comm.with_columns(grid.num_envs)
-    start = None
-    if config.load is not None and found is None:
-        source, which = config.load, config.which
-        start = comm.on_root(lambda: model_file.load(source, "--load", which))
+    start, source = comm.on_root(lambda: _start(config, found))
     watchdog = Watchdog(config.env_timeout)
     spaces, fault = comm.on_root(lambda: _try_env(config, watchdog))
     quiet_gymnasium()  # on the other ranks as well
     if start is not None:
-        start.check_fits(config, spaces, f"--load {config.load}")
-    if found is not None:
-        found.model.check_fits(config, spaces, f"--resume {found.path}")
+        start.check_fits(config, spaces, source)
     on_node = comm.node_sum(len(comm.columns))
     largest = largest_grid(config, grid, time_limit(config.env, config.atari))
     comm.everywhere(lambda: memory.check_batch(config, largest, spaces, on_node))
@@ -79,10 +69,7 @@ def main(module: str) -> int:
     if shows:
         envs.envs[0].reset()  # opens its window
     gpus = comm.everywhere(lambda: tensorflow_setup.set_up(config.gpu, local_rank, shows))
-    given, source = start, f"--load {config.load}"
-    if found is not None:
-        given, source = found.model, f"--resume {found.path}"
-    comm.everywhere(lambda: _try_policy(config, spaces, given, source))
+    comm.everywhere(lambda: _try_policy(config, spaces, start, source))
     resumes = found is not None
     path = None if config.check else comm.on_root(lambda: directory.create(config, resumes))
 
@@ -105,11 +92,11 @@ def main(module: str) -> int:
         directory.write_config(path, config, machine, resumes)
         status_file.write(path, status_file.RUNNING)
         print(f"writing to {path}", flush=True)
-    return TrainingRun(trainer, path, comm, asked, evaluator).train()
+    return TrainingRun(trainer, path, comm, stop_request, evaluator).train()
 
 
 def _find(config: Config) -> Checkpoint | None:
-    """The checkpoint to go on from, if any; on rank 0."""
+    """The checkpoint to resume from, if any; on rank 0."""
     if config.resume == "never":
         return None
     path = directory.path_of(config)
@@ -124,8 +111,27 @@ def _find(config: Config) -> Checkpoint | None:
     return found
 
 
+def _settings_to_resume(found: Checkpoint, module: str) -> Config:
+    """The command line again, on top of the settings of the run that it resumes."""
+    config = parse(CONFIGS[module], module, default=found.defaults())
+    if not config.eval_episodes:  # no longer: what goes with them is not inherited either
+        config = dataclasses.replace(config, eval_every=None, eval_deterministic=False)
+    config.validate()
+    found.check(config)
+    return config
+
+
+def _start(config: Config, found: Checkpoint | None) -> tuple[Model | None, str]:
+    """The model to start from, if any, and the flag that names it."""
+    if found is not None:
+        return found.model, f"--resume {found.path}"
+    if config.load is not None:
+        return model_file.load(config.load, "--load", config.which), f"--load {config.load}"
+    return None, ""
+
+
 def _try_env(config: Config, watchdog: Watchdog) -> tuple[Spaces, str | None]:
-    """Spaces of the environment, and why its state can't be carried over, if so; on rank 0."""
+    """Spaces of the environment, and why its state can't be saved, if it can't; on rank 0."""
     films = config.video_every is not None
     if films:
         video.check_library("--video-every")
@@ -137,11 +143,11 @@ def _try_env(config: Config, watchdog: Watchdog) -> tuple[Spaces, str | None]:
         watchdog.idle()
 
 
-def _try_policy(config: Config, spaces: Spaces, given: Model | None, source: str) -> None:
-    """Raise `UsageError` where there is no such policy, or `given` does not fit it."""
+def _try_policy(config: Config, spaces: Spaces, start: Model | None, source: str) -> None:
+    """Raise `UsageError` if there is no such policy, or `start` does not fit it."""
     Architecture.of(config).make_policy(spaces.observation, spaces.action)
-    if given is not None:
-        given.check_network(source)
+    if start is not None:
+        start.check_network(source)
 
 
 def _make_env(config: Config, mode: str | None = None) -> gym.Env[Any, Any]:
@@ -158,7 +164,7 @@ def _make_envs(config: Config, comm: Communicator, carry: bool, watchdog: Watchd
 
 
 def _check(trainer: "Trainer", comm: Communicator) -> int:
-    """`--check`: time an Allreduce and two iterations, and leave nothing behind."""
+    """`--check`: time an Allreduce and an iteration, and leave nothing behind."""
     buffer = np.zeros((len(comm.columns), len(trainer.theta)), np.float32)
     times = []
     for _ in range(20):
@@ -194,8 +200,3 @@ def _machine(comm: Communicator, gpus: list[str]) -> dict[str, Any]:
         "ranks_per_node": here,
         "ranks_per_core": 0 if bound else here / (cores or 1),
     }
-
-
-def command(module: str) -> Callable[[], int]:
-    """The `main` of a training module, for `startup.run`."""
-    return lambda: main(module)
