@@ -17,7 +17,7 @@ from test_resume import PENDULUM, ranks_of, wait_for
 
 from trpo_mpi import status
 from trpo_mpi.errors import UsageError
-from trpo_mpi.run_directory import status_file
+from trpo_mpi.run_directory import STATUS, status_file
 from trpo_mpi.run_directory.reading import read_run
 from trpo_mpi.run_directory.status_file import FAILED, FINISHED, LOST, RUNNING, STOPPED
 
@@ -42,8 +42,8 @@ def long_ago(path: Path, seconds: float) -> None:
 
 def note(path: Path, **changes: Any) -> None:
     """Change what status.json says."""
-    record = json.loads((path / status_file.NAME).read_text())
-    (path / status_file.NAME).write_text(json.dumps(record | changes))
+    record = json.loads((path / STATUS).read_text())
+    (path / STATUS).write_text(json.dumps(record | changes))
 
 
 def state(path: Path) -> str:

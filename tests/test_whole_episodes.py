@@ -138,7 +138,7 @@ def test_time_feature() -> None:
     assert env.reset()[0][4] == 0
     with pytest.raises(UsageError, match="--time-feature: toy_envs:Counter-v0 has no time limit"):
         make_env("toy_envs:Counter-v0", time_feature=True)
-    with pytest.raises(UsageError, match="not pictures"):
+    with pytest.raises(UsageError, match="not images"):
         AtariConfig(time_feature=True).validate()
 
 

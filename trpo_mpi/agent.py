@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING, Any
 import gymnasium as gym
 import numpy as np
 
+from trpo_mpi.atomic_file import whole_file
 from trpo_mpi.config import Config, Grid, batch_grid
 from trpo_mpi.display import Display
 from trpo_mpi.envs import given
@@ -397,7 +398,7 @@ class TRPO:
         members = checkpoint.members(self.config, model, None, state or {}, [])
         if include_code and self.config.network is not None:
             members[CODE] = code_of(self.config.network)
-        with archive.whole_file(path) as file:
+        with whole_file(path) as file:
             archive.write(file, members)
 
     @classmethod
@@ -473,7 +474,7 @@ class PPO(TRPO):
 
 def _read(path: Path) -> tuple[Model, Config, dict[str, Any] | None]:
     """Model, settings and state of a file; of a command's `model.zip` it is the model alone."""
-    with archive.refusals(str(path), f"there is no {path}"):
+    with archive.model_file_errors(str(path), f"there is no {path}"):
         with zipfile.ZipFile(path) as file:
             if "settings.json" not in file.namelist():
                 model = model_file.read(file)

@@ -21,6 +21,7 @@ from typing import Annotated
 from tyro.conf import Positional, arg
 
 from trpo_mpi.parallel import startup
+from trpo_mpi.run_directory import CHECKPOINTS, MODEL
 
 if __name__ == "__main__":
     startup.prepare()  # before NumPy is imported
@@ -28,6 +29,7 @@ if __name__ == "__main__":
 import numpy as np
 
 from trpo_mpi import tensorflow_setup
+from trpo_mpi.atomic_file import write_text
 from trpo_mpi.command_line import parse
 from trpo_mpi.config import Count, Natural, check_ranges
 from trpo_mpi.envs.make import check_env, quiet_gymnasium
@@ -41,8 +43,7 @@ from trpo_mpi.evaluation import (
     play_episodes,
 )
 from trpo_mpi.parallel.communicator import Communicator
-from trpo_mpi.run_directory.archive import whole_file
-from trpo_mpi.run_directory.model_file import CHECKPOINTS, Model
+from trpo_mpi.run_directory.model_file import Model
 from trpo_mpi.run_directory.reading import read_each, runs_in
 
 
@@ -138,7 +139,7 @@ def _load_all(settings: Evaluation) -> list[tuple[str, Model]]:
 
 def _runs_below(path: Path) -> list[Path]:
     """The runs in a directory that has no model of its own."""
-    if (path / "model.zip").exists() or (path / CHECKPOINTS).exists():
+    if (path / MODEL).exists() or (path / CHECKPOINTS).exists():
         return []
     return runs_in(path)
 
@@ -205,8 +206,7 @@ def _write(settings: Evaluation, run: str, model: Model, results: np.ndarray) ->
     ):
         path = place.with_name(f"{place.name}.{ending}")
         try:
-            with whole_file(path) as file:
-                file.write(content.encode())
+            write_text(path, content)
         except OSError as error:
             refusals.append(f"{path} can't be written: {error.strerror}")
     return refusals

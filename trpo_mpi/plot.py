@@ -22,6 +22,7 @@ from trpo_mpi.errors import UsageError
 from trpo_mpi.parallel import startup
 from trpo_mpi.plotting.groups import Panels, group, same
 from trpo_mpi.plotting.references import REFERENCES
+from trpo_mpi.run_directory import EVALUATIONS
 from trpo_mpi.run_directory.reading import Run, read_each, read_rows, read_run
 
 
@@ -161,9 +162,9 @@ def _drawable(path: Path, settings: Plot) -> list[Run]:
         if not len(run.points("episode_return_mean")[0]):
             raise UsageError(f"{path}: progress.csv has no row with a return yet")
         return [run]
-    if not (path / "evaluations.csv").exists():
+    if not (path / EVALUATIONS).exists():
         raise UsageError(f"{path} has no evaluations.csv: it was trained without --eval-every")
-    rows = read_rows(path, "evaluations.csv")
+    rows = read_rows(path, EVALUATIONS)
     modes: dict[str, list[dict[str, str]]] = {}
     for row in rows:
         modes.setdefault(row.get("mode", ""), []).append(row)

@@ -18,11 +18,10 @@ from typing import IO
 
 from trpo_mpi.config import Config
 from trpo_mpi.parallel import startup
-from trpo_mpi.run_directory import model_file
+from trpo_mpi.run_directory import VIDEOS, model_file
 from trpo_mpi.run_directory.model_file import Model
 from trpo_mpi.stopping import StopRequest
 
-VIDEOS = "videos"
 """The run directory's folder of videos."""
 PATIENCE = 60.0
 """Seconds that a finished run waits for its last video."""

@@ -19,8 +19,8 @@ from tyro.conf import Positional, arg
 from trpo_mpi.command_line import parse
 from trpo_mpi.errors import UsageError
 from trpo_mpi.parallel import startup
-from trpo_mpi.run_directory import status_file
-from trpo_mpi.run_directory.reading import last_row, read_config, refusals, runs_in
+from trpo_mpi.run_directory import PROGRESS, status_file
+from trpo_mpi.run_directory.reading import last_row, read_config, run_directory_errors, runs_in
 
 
 @dataclass(frozen=True)
@@ -90,7 +90,7 @@ def look(path: Path) -> Entry:
         faults.append(str(error))
     try:
         row = last_row(path)
-        with refusals(path, "progress.csv"):
+        with run_directory_errors(path, PROGRESS):
             if row is not None:
                 entry.timesteps = int(row["timesteps"])
                 rate = float(row["steps_per_second"])

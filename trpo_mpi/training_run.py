@@ -11,7 +11,7 @@ from trpo_mpi import display
 from trpo_mpi.evaluation import Evaluator, mode_of
 from trpo_mpi.parallel.communicator import Communicator
 from trpo_mpi.recording import Recorder
-from trpo_mpi.run_directory import archive, status_file
+from trpo_mpi.run_directory import EVALUATIONS, archive, status_file
 from trpo_mpi.run_directory.checkpoint import CheckpointWriter
 from trpo_mpi.run_directory.event_file import EventFile
 from trpo_mpi.run_directory.progress import EvaluationsFile, GrowingFile, MonitorFile, ProgressFile
@@ -43,7 +43,7 @@ class TrainingRun:
             self._progress = ProgressFile(path, kept[0])
             self._monitor = MonitorFile(path, config.env, kept[1])
             self._files: list[GrowingFile] = [self._progress, self._monitor]
-            if evaluator is not None or (path / EvaluationsFile.NAME).exists():
+            if evaluator is not None or (path / EVALUATIONS).exists():
                 self._evaluations = EvaluationsFile(path, kept[0])
                 self._files.append(self._evaluations)
             settings = dataclasses.replace(config, **trainer.grid.settings)

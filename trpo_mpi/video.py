@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 
+from trpo_mpi.atomic_file import whole_file
 from trpo_mpi.errors import UsageError
-from trpo_mpi.run_directory.archive import whole_file
 
 ENDING = ".mp4"
 LEAST_HEIGHT = 320

@@ -11,8 +11,8 @@ from matplotlib.backends.backend_pdf import PdfPages
 from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter
 
+from trpo_mpi.atomic_file import whole_file
 from trpo_mpi.errors import UsageError
-from trpo_mpi.run_directory.archive import whole_file
 
 # Okabe and Ito (2008): told apart by the colour-blind, too. Yellow comes last: it is pale.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000", "#F0E442")

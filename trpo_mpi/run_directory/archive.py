@@ -7,12 +7,10 @@ arrays of plain numbers.
 
 import io
 import json
-import os
 import zipfile
 import zlib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from pathlib import Path
 from typing import IO, Any
 
 import numpy as np
@@ -37,12 +35,12 @@ def check_format(given: int, newest: int) -> None:
 
 
 @contextmanager
-def refusals(name: str, missing: str) -> Iterator[None]:
+def model_file_errors(name: str, missing: str) -> Iterator[None]:
     """Turn what reading a file raises into `UsageError`.
 
     Args:
         name: of the file, as the user knows it.
-        missing: what to say where there is no such file.
+        missing: what to say if there is no such file.
     """
     try:
         yield
@@ -52,36 +50,6 @@ def refusals(name: str, missing: str) -> Iterator[None]:
         raise UsageError(missing) from None
     except DAMAGE as error:
         raise UsageError(f"{name} is not a whole model file: {error}") from None
-
-
-@contextmanager
-def whole_file(path: Path) -> Iterator[IO[bytes]]:
-    """Open a file that appears under its name only when it is complete and on the disk."""
-    temporary = path.with_name(f".{path.name}.tmp")
-    try:
-        with open(temporary, "wb") as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
-    _sync_directory(path.parent)
-
-
-def _sync_directory(path: Path) -> None:
-    """Make a new name last through a loss of power, where the file system can."""
-    try:
-        descriptor = os.open(path, os.O_RDONLY)
-    except OSError:
-        return
-    try:
-        os.fsync(descriptor)
-    except OSError:
-        pass
-    finally:
-        os.close(descriptor)
 
 
 def write(file: IO[bytes], members: Mapping[str, bytes]) -> None:

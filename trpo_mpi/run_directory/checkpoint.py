@@ -24,10 +24,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from trpo_mpi.atomic_file import whole_file
 from trpo_mpi.config import CONFIGS, NOT_THE_RESULT, OF_ONE_START, Config, flag
 from trpo_mpi.errors import UsageError
-from trpo_mpi.run_directory import archive, model_file
-from trpo_mpi.run_directory.model_file import CHECKPOINTS, Model
+from trpo_mpi.run_directory import CHECKPOINTS, MODEL, archive, model_file
+from trpo_mpi.run_directory.model_file import Model
 
 FORMAT = 1
 KEPT = 3
@@ -126,9 +127,9 @@ class CheckpointWriter:
         self._folder.mkdir(exist_ok=True)
         whole = members(self._settings, model, best, state, columns)
         iteration = state["counters"]["iteration"]
-        with archive.whole_file(self._folder / f"{iteration:08d}.zip") as file:
+        with whole_file(self._folder / f"{iteration:08d}.zip") as file:
             archive.write(file, whole)
-        with archive.whole_file(self._run / "model.zip") as file:
+        with whole_file(self._run / MODEL) as file:
             archive.write(file, model_file.members(model))
         if best is not None and best is not self._best:
             model_file.save(self._folder / "best.zip", best)

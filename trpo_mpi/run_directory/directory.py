@@ -11,9 +11,10 @@ from pathlib import Path
 from typing import Any
 
 from trpo_mpi import __version__
+from trpo_mpi.atomic_file import whole_file, write_text
 from trpo_mpi.config import Config
 from trpo_mpi.errors import UsageError
-from trpo_mpi.run_directory.archive import whole_file
+from trpo_mpi.run_directory import CONFIG, PROGRESS
 
 PACKAGES = ("numpy", "tensorflow", "gymnasium", "mujoco", "ale-py", "mpi4py")
 
@@ -36,7 +37,7 @@ def create(config: Config, resumes: bool) -> Path:
     """
     path = path_of(config)
     if config.resume == "never":
-        if config.outdir is not None and (path / "progress.csv").exists():
+        if config.outdir is not None and (path / PROGRESS).exists():
             raise UsageError(
                 f"--outdir {path} already holds a run; name another directory, or go on with it "
                 "by --resume auto"
@@ -73,9 +74,8 @@ def write_config(path: Path, config: Config, machine: dict[str, Any], resumes: b
         "versions": {name: _version(name) for name in PACKAGES},
     }
     if resumes:
-        record["earlier_starts"] = _earlier_starts(path / "config.json")
-    with whole_file(path / "config.json") as file:
-        file.write((json.dumps(record, indent=2) + "\n").encode())
+        record["earlier_starts"] = _earlier_starts(path / CONFIG)
+    write_text(path / CONFIG, json.dumps(record, indent=2) + "\n")
 
 
 def _earlier_starts(path: Path) -> list[Any]:

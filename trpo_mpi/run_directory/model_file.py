@@ -14,6 +14,7 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 
+from trpo_mpi.atomic_file import whole_file
 from trpo_mpi.config import Atari, Config
 from trpo_mpi.envs.make import make_env
 from trpo_mpi.envs.spaces import Spaces, from_tree, to_tree
@@ -28,11 +29,10 @@ from trpo_mpi.policies.policy import (
     ValueNetwork,
     observation_type,
 )
-from trpo_mpi.run_directory import archive
+from trpo_mpi.run_directory import CHECKPOINTS, MODEL, archive
 from trpo_mpi.state import CRITIC, POLICY, seed_sequence
 
 FORMAT = 1
-CHECKPOINTS = "checkpoints"
 """The run directory's folder of checkpoints."""
 
 
@@ -153,7 +153,7 @@ def initial(config: Config, spaces: Spaces) -> Model:
 
 def save(path: Path, model: Model) -> None:
     """Write a model, whole or not at all."""
-    with archive.whole_file(path) as file:
+    with whole_file(path) as file:
         archive.write(file, members(model))
 
 
@@ -202,7 +202,7 @@ def load(source: str, flag: str = "--load", which: str = "latest") -> Model:
     """
     path = _choose(Path(source), which)
     missing = f"{flag} {source}: there is no {path}"
-    with archive.refusals(f"{flag} {path}", missing), zipfile.ZipFile(path) as file:
+    with archive.model_file_errors(f"{flag} {path}", missing), zipfile.ZipFile(path) as file:
         return read(file)
 
 
@@ -212,7 +212,7 @@ def _choose(path: Path, which: str) -> Path:
     if not path.is_dir():
         return path
     if which == "latest":
-        return path / "model.zip"
+        return path / MODEL
     folder = path / CHECKPOINTS
     chosen = folder / ("best.zip" if which == "best" else f"{which:0>8}.zip")
     if not chosen.exists():

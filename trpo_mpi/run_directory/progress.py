@@ -11,6 +11,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from trpo_mpi.run_directory import EVALUATIONS, MONITOR, PROGRESS
+
 COLUMNS = (
     "iteration",
     "timesteps",
@@ -143,7 +145,7 @@ class ProgressFile(GrowingFile):
     """
 
     def __init__(self, directory: Path, keep: int | None = None) -> None:
-        path = directory / "progress.csv"
+        path = directory / PROGRESS
         self._columns = COLUMNS if keep is None else _columns_of(path)
         super().__init__(path, ",".join(self._columns) + "\n", keep)
 
@@ -161,10 +163,8 @@ class EvaluationsFile(GrowingFile):
             they were made with. None begins a new file.
     """
 
-    NAME = "evaluations.csv"
-
     def __init__(self, directory: Path, iteration: int | None = None) -> None:
-        path = directory / self.NAME
+        path = directory / EVALUATIONS
         kept = [] if iteration is None else [n for n in _iterations(path) if n <= iteration]
         self.latest = kept[-1] if kept else 0
         """The iteration of the last row; 0 where there is none."""
@@ -178,7 +178,7 @@ class EvaluationsFile(GrowingFile):
 
 def evaluated(directory: Path) -> int:
     """The iteration of a run's last evaluation; 0 where there is none."""
-    return max(_iterations(directory / EvaluationsFile.NAME), default=0)
+    return max(_iterations(directory / EVALUATIONS), default=0)
 
 
 def _iterations(path: Path) -> list[int]:
@@ -224,7 +224,7 @@ class MonitorFile(GrowingFile):
     """
 
     def __init__(self, directory: Path, env_id: str, keep: int | None = None) -> None:
-        path = directory / "monitor.csv"
+        path = directory / MONITOR
         self._start = time.time() if keep is None else _started(path)
         self._last = time.time() - self._start
         header = json.dumps({"t_start": self._start, "env_id": env_id})

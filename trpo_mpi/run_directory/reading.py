@@ -15,6 +15,7 @@ import numpy as np
 
 from trpo_mpi.config import CONFIGS, Config, batch_grid
 from trpo_mpi.errors import UsageError
+from trpo_mpi.run_directory import CONFIG, PROGRESS, STATUS
 
 Result = TypeVar("Result")
 
@@ -38,7 +39,7 @@ class Run:
 
         Raises `UsageError`, naming the directory, where it has what is no number.
         """
-        with refusals(self.directory, f"column {name}"):
+        with run_directory_errors(self.directory, f"column {name}"):
             return np.array([float(row.get(name) or "nan") for row in self.rows], np.float64)
 
     def points(self, name: str) -> tuple[np.ndarray, np.ndarray]:
@@ -52,7 +53,7 @@ def runs_in(path: Path) -> list[Path]:
     """The run directories in a directory and below it, or itself where it is one; in order."""
     found = []
     for folder, below, files in os.walk(path):
-        if "progress.csv" in files or "status.json" in files:
+        if PROGRESS in files or STATUS in files:
             found.append(Path(folder))
             below.clear()
     return sorted(found)
@@ -104,8 +105,8 @@ def read_run(directory: str | Path) -> Run:
 
 def read_config(directory: str | Path) -> Run:
     """Settings of a run, without its rows. Raises `UsageError` as `read_run` does."""
-    with refusals(directory, "config.json"):
-        record = json.loads((Path(directory) / "config.json").read_text(encoding="utf-8"))
+    with run_directory_errors(directory, CONFIG):
+        record = json.loads((Path(directory) / CONFIG).read_text(encoding="utf-8"))
         return Run(str(directory), _settings(record), str(record["recipe"]))
 
 
@@ -118,12 +119,12 @@ def _settings(record: dict[str, Any]) -> dict[str, Any]:
     return settings | grid.settings | {"env": str(settings["env"])}
 
 
-def read_rows(directory: str | Path, name: str = "progress.csv") -> list[Row]:
+def read_rows(directory: str | Path, name: str = PROGRESS) -> list[Row]:
     """The whole rows of a CSV file. Raises `UsageError` as `read_run` does.
 
     Half a last line, of a run that is writing or was killed, is none.
     """
-    with refusals(directory, name):
+    with run_directory_errors(directory, name):
         text = (Path(directory) / name).read_text(encoding="utf-8")
         return _rows(text[: text.rfind("\n") + 1].splitlines())
 
@@ -133,7 +134,7 @@ def last_row(directory: str | Path) -> Row | None:
 
     Raises `UsageError` as `read_run` does.
     """
-    with refusals(directory, "progress.csv"), open(Path(directory) / "progress.csv", "rb") as file:
+    with run_directory_errors(directory, PROGRESS), open(Path(directory) / PROGRESS, "rb") as file:
         head = file.readline()
         file.seek(max(len(head), file.seek(0, os.SEEK_END) - 4096))
         *lines, _ = file.read().split(b"\n")
@@ -151,7 +152,7 @@ def _rows(lines: list[str]) -> list[Row]:
 
 
 @contextmanager
-def refusals(directory: str | Path, name: str) -> Iterator[None]:
+def run_directory_errors(directory: str | Path, name: str) -> Iterator[None]:
     """Turn what reading the part `name` of a run directory raises into `UsageError`."""
     try:
         yield

@@ -15,9 +15,9 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
-from trpo_mpi.run_directory.archive import whole_file
+from trpo_mpi.atomic_file import write_text
+from trpo_mpi.run_directory import CONFIG, PROGRESS, STATUS
 
-NAME = "status.json"
 RUNNING, FINISHED, STOPPED, FAILED, LOST = "running", "finished", "stopped", "failed", "lost"
 SILENCE = 600.0
 """Seconds without a row after which a run elsewhere counts as lost, if ten iterations take less."""
@@ -46,11 +46,10 @@ def write(path: Path, state: str, reason: str = "") -> None:
         record |= {"host": socket.gethostname(), "pid": os.getpid()}
         record |= {"process_start": _process_start(os.getpid()), "machine": _machine()}
     try:
-        with whole_file(path / NAME) as file:
-            file.write((json.dumps(record, indent=1) + "\n").encode())
+        write_text(path / STATUS, json.dumps(record, indent=1) + "\n")
     except OSError as error:
         print(
-            f"warning: {path / NAME} can't be written: {error.strerror}",
+            f"warning: {path / STATUS} can't be written: {error.strerror}",
             file=sys.stderr,
             flush=True,
         )
@@ -68,17 +67,17 @@ def read(path: Path, done: bool, iteration_seconds: float = 0.0) -> Status:
     whether it is done, still growing, or lost.
     """
     try:
-        record = json.loads((path / NAME).read_text(encoding="utf-8"))
+        record = json.loads((path / STATUS).read_text(encoding="utf-8"))
         since = datetime.fromisoformat(record["since"]).timestamp()
         state, reason = str(record["state"]), str(record["reason"])
     except (OSError, ValueError, LookupError, TypeError, AttributeError):
-        record, since = {}, _changed(path, "config.json")
+        record, since = {}, _changed(path, CONFIG)
         state, reason = (FINISHED if done else RUNNING), ""
         if done:
-            since = _changed(path, "progress.csv")
+            since = _changed(path, PROGRESS)
     if state != RUNNING:
         return Status(state, since, reason)
-    latest = max(since, _changed(path, "progress.csv"))
+    latest = max(since, _changed(path, PROGRESS))
     if record.get("machine") is not None and record["machine"] == _machine():
         pid, start = record.get("pid"), record.get("process_start")
         if start is not None and _process_start(pid) == start:
@@ -87,7 +86,7 @@ def read(path: Path, done: bool, iteration_seconds: float = 0.0) -> Status:
     silence = time.time() - latest
     if silence < max(SILENCE, 10 * iteration_seconds):
         return Status(RUNNING, since, "")
-    where = f"on {record['host']}" if "host" in record else f"no whole {NAME}"
+    where = f"on {record['host']}" if "host" in record else f"no whole {STATUS}"
     return Status(LOST, latest, f"no row since; {where}")
 
 

@@ -11,9 +11,9 @@ from typing import Any
 
 import numpy as np
 
+from trpo_mpi.atomic_file import write_text
 from trpo_mpi.errors import UsageError
-from trpo_mpi.run_directory.archive import whole_file
-from trpo_mpi.run_directory.progress import EvaluationsFile
+from trpo_mpi.run_directory import EVALUATIONS, PROGRESS
 from trpo_mpi.run_directory.reading import last_row, read_rows
 from trpo_mpi.sweeps.plan import Run
 
@@ -26,10 +26,10 @@ Row = dict[str, Any]
 def final_returns(directory: Path) -> dict[str, float]:
     """Last mean return of 100 training episodes, and of each mode's last evaluation, if any."""
     found = {}
-    if (directory / EvaluationsFile.NAME).exists():
-        for row in read_rows(directory, EvaluationsFile.NAME):
+    if (directory / EVALUATIONS).exists():
+        for row in read_rows(directory, EVALUATIONS):
             found[row["mode"]] = row["return_mean"]  # a later one takes its place
-    last = last_row(directory) if (directory / "progress.csv").exists() else None
+    last = last_row(directory) if (directory / PROGRESS).exists() else None
     if last is not None:
         found["training"] = last["episode_return_mean"]
     return {measure: float(x) for measure, x in found.items() if x}
@@ -89,8 +89,7 @@ def write(rows: Sequence[Row], path: Path) -> None:
     writer.writeheader()
     writer.writerows(rows)
     try:
-        with whole_file(path) as file:
-            file.write(text.getvalue().encode())
+        write_text(path, text.getvalue())
     except OSError as error:
         raise UsageError(f"{path} can't be written: {error.strerror}") from None
 

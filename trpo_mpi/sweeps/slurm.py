@@ -6,8 +6,8 @@ import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from trpo_mpi.atomic_file import write_text
 from trpo_mpi.errors import UsageError
-from trpo_mpi.run_directory.archive import whole_file
 from trpo_mpi.sweeps.plan import Run
 
 MARK = "# Written by trpo_mpi.sweep"
@@ -106,8 +106,7 @@ def write(
         if not path.parent.is_dir():
             raise UsageError(f"--slurm {path}: there is no directory {path.parent}")
         outdir.mkdir(parents=True, exist_ok=True)
-        with whole_file(path) as file:
-            file.write(text.encode())
+        write_text(path, text)
     except OSError as error:
         raise UsageError(f"--slurm {path}: {error.filename}: {error.strerror}") from None
 
