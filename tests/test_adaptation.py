@@ -7,8 +7,9 @@ from toy_envs import Counter
 from toy_training import toy_trainer, train
 
 from trpo_mpi.adaptation import EVERY, Adaptation
-from trpo_mpi.config import Config, batch_grid, largest_grid
+from trpo_mpi.config import Config
 from trpo_mpi.errors import UsageError
+from trpo_mpi.grid import batch_grid, largest_grid
 
 
 def adaptation(adapt: str, max_kl: float = 0.005, batch: int = 10_000) -> Adaptation:

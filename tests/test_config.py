@@ -6,8 +6,9 @@ from typing import Any
 
 import pytest
 
-from trpo_mpi.config import CONFIGS, Config, Grid, batch_grid
+from trpo_mpi.config import CONFIGS, Config
 from trpo_mpi.errors import UsageError
+from trpo_mpi.grid import Grid, batch_grid
 
 
 def test_defaults_are_in_their_ranges() -> None:

@@ -19,11 +19,11 @@ from trpo_mpi.envs.spaces import Spaces
 from trpo_mpi.errors import EnvironmentFault, UsageError
 from trpo_mpi.evaluate import Evaluation, Table, main
 from trpo_mpi.evaluation import Behaviour, Summary, play_episodes
+from trpo_mpi.model import Model
 from trpo_mpi.normalization import Moments, ObservationNormalizer
 from trpo_mpi.parallel.communicator import Communicator
 from trpo_mpi.policies.policy import Architecture
 from trpo_mpi.run_directory import model_file
-from trpo_mpi.run_directory.model_file import Model
 from trpo_mpi.state import EPISODE, seed_sequence
 
 

@@ -22,8 +22,9 @@ from trpo_mpi.envs.atari import make_atari
 from trpo_mpi.envs.spaces import Spaces
 from trpo_mpi.errors import UsageError
 from trpo_mpi.evaluation import Behaviour, Summary, play_episodes
+from trpo_mpi.model import initial_model
 from trpo_mpi.parallel.communicator import Communicator
-from trpo_mpi.run_directory import checkpoint, model_file
+from trpo_mpi.run_directory import checkpoint
 from trpo_mpi.run_directory.progress import EVALUATION_COLUMNS, EvaluationsFile
 
 MODULE = "trpo_mpi.run_mujoco"
@@ -196,7 +197,7 @@ def test_atari_games_count_and_not_lives(tmp_path: Path, python: Run) -> None:
 def test_a_game_is_played_to_its_last_life() -> None:
     config = AtariConfig(env="ALE/Breakout-v5", screen_size=42)
     env = make_atari(config.env, config.atari)
-    model = model_file.initial(config, Spaces(env.observation_space, env.action_space))
+    model = initial_model(config, Spaces(env.observation_space, env.action_space))
     act = Behaviour(model.actor(), model.normalizer, False)
     ((total, length),) = play_episodes(env, act, Communicator(None), 1, 0)
     assert env.unwrapped.ale.lives() == 0  # type: ignore[attr-defined]

@@ -17,8 +17,8 @@ from trpo_mpi.config import Config
 from trpo_mpi.envs.spaces import Spaces, flattener
 from trpo_mpi.errors import UsageError
 from trpo_mpi.export import main
+from trpo_mpi.model import Model, initial_model
 from trpo_mpi.run_directory import model_file
-from trpo_mpi.run_directory.model_file import Model
 
 SHAPED = gym.spaces.Box(-0.5, 0.5, (2, 3), np.float64)
 CHOICES = gym.spaces.MultiDiscrete([[2, 3], [4, 2]], start=[[0, 5], [-2, 1]])
@@ -72,7 +72,7 @@ for name in sys.argv[1:]:
 
 def model_of(policy: str, observation: Any, action: Any, more: dict[str, Any]) -> Model:
     """One whose parameters and moments are all other than 0 and 1."""
-    model = model_file.initial(
+    model = initial_model(
         Config(policy=policy, net_arch=(7, 6), lstm_units=5, **more), Spaces(observation, action)
     )
     stream = np.random.default_rng(3)

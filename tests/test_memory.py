@@ -7,9 +7,10 @@ import numpy as np
 import pytest
 
 from trpo_mpi import memory
-from trpo_mpi.config import AtariConfig, Config, Grid
+from trpo_mpi.config import AtariConfig, Config
 from trpo_mpi.envs.spaces import Spaces
 from trpo_mpi.errors import UsageError
+from trpo_mpi.grid import Grid
 
 FRAMES = Spaces(gym.spaces.Box(0, 255, (84, 84, 4), np.uint8), gym.spaces.Discrete(6))
 NUMBERS = Spaces(gym.spaces.Box(-1, 1, (11,)), gym.spaces.Box(-1, 1, (3,)))

@@ -15,10 +15,10 @@ from toy_policies import mlp_policy, mode
 from trpo_mpi.config import Config
 from trpo_mpi.envs.spaces import Spaces
 from trpo_mpi.errors import UsageError
+from trpo_mpi.model import Model
 from trpo_mpi.normalization import Moments, ObservationNormalizer
 from trpo_mpi.policies.policy import Architecture
 from trpo_mpi.run_directory import archive, model_file
-from trpo_mpi.run_directory.model_file import Model
 
 OBSERVATION = gym.spaces.Box(-np.inf, np.inf, (4,), np.float64)
 BOX = gym.spaces.Box(np.array([-1, -2], "f"), np.array([1, 3], "f"))

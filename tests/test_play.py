@@ -22,6 +22,7 @@ from trpo_mpi.config import Atari, Config
 from trpo_mpi.envs.make import check_env
 from trpo_mpi.envs.rendering import frame_rate
 from trpo_mpi.errors import UsageError
+from trpo_mpi.model import initial_model
 from trpo_mpi.play import main
 from trpo_mpi.run_directory import model_file
 
@@ -32,7 +33,7 @@ def save_model(folder: Path, env_id: str, network: str | None = None) -> Path:
     """A policy that has learnt nothing."""
     config = Config(env=env_id, net_arch=(4,), network=network)
     path = folder / "model.zip"
-    model_file.save(path, model_file.initial(config, check_env(env_id)))
+    model_file.save(path, initial_model(config, check_env(env_id)))
     return path
 
 

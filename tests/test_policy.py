@@ -9,9 +9,10 @@ import tensorflow as tf
 from toy_policies import flat_box, mlp_critic, mlp_policy, mode, sample
 
 from trpo_mpi.errors import UsageError
+from trpo_mpi.policies.acting import BLOCK, safe_blocks
 from trpo_mpi.policies.convolutions import Cnn, smallest
 from trpo_mpi.policies.distributions import DiagonalGaussian
-from trpo_mpi.policies.networks import BLOCK, Mlp, Network, safe_blocks
+from trpo_mpi.policies.networks import Mlp, Network
 from trpo_mpi.policies.policy import POLICIES, Architecture, Policy
 from trpo_mpi.policies.recurrent import Lstm
 

@@ -32,8 +32,9 @@ from trpo_mpi.algorithms.minibatches import expected_steps, minibatches, rows_pe
 from trpo_mpi.algorithms.policy_update import PolicyBatch, Stage
 from trpo_mpi.algorithms.ppo import Ppo, PpoKernels
 from trpo_mpi.algorithms.trpo import Npg, trpo_step
-from trpo_mpi.config import Config, Grid
+from trpo_mpi.config import Config
 from trpo_mpi.errors import UsageError
+from trpo_mpi.grid import Grid
 from trpo_mpi.parallel.communicator import Communicator
 from trpo_mpi.policies.policy import Policy
 

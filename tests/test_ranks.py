@@ -180,7 +180,8 @@ startup.limit_threads()
 
 import numpy as np
 from trpo_mpi import tensorflow_setup
-from trpo_mpi.config import Config, batch_grid
+from trpo_mpi.config import Config
+from trpo_mpi.grid import batch_grid
 from trpo_mpi.envs.make import make_env
 from trpo_mpi.envs.vector import ColumnEnvs
 

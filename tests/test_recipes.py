@@ -7,8 +7,9 @@ from pathlib import Path
 import pytest
 from conftest import Run
 
-from trpo_mpi.config import CONFIGS, Config, Recipes, batch_grid
+from trpo_mpi.config import CONFIGS, Config, Recipes
 from trpo_mpi.errors import UsageError
+from trpo_mpi.grid import batch_grid
 from trpo_mpi.recipes import RECIPES, config_of, listing
 
 

@@ -7,7 +7,7 @@ import tensorflow as tf
 from conftest import Run
 
 from trpo_mpi.errors import UsageError
-from trpo_mpi.policies.networks import GPU_IMAGES, IMAGES, Rows, safe_blocks
+from trpo_mpi.policies.acting import GPU_IMAGES, IMAGES, BlockwiseForward, safe_blocks
 from trpo_mpi.policies.policy import Architecture
 from trpo_mpi.tensorflow_setup import choose_gpu
 
@@ -63,9 +63,9 @@ def test_images_go_to_a_gpu_together(monkeypatch: pytest.MonkeyPatch) -> None:
     assert safe_blocks(policy, theta)[-1] == IMAGES
     images = np.random.default_rng(1).integers(0, 256, (5, 1600), np.uint8)
     nothing = np.zeros((5, 0), np.float32)
-    by_cpu, _ = Rows(policy, theta, (IMAGES,))(images, nothing)
+    by_cpu, _ = BlockwiseForward(policy, theta, (IMAGES,))(images, nothing)
     monkeypatch.setattr(tf.config, "get_visible_devices", lambda _kind: FOUR[:1])
     blocks = safe_blocks(policy, theta)
     assert blocks == (GPU_IMAGES,)
-    together, _ = Rows(policy, theta, blocks)(images, nothing)
+    together, _ = BlockwiseForward(policy, theta, blocks)(images, nothing)
     np.testing.assert_allclose(together, by_cpu, atol=1e-6)

@@ -14,10 +14,11 @@ from toy_envs import Counter
 from toy_training import toy_trainer
 
 from trpo_mpi import memory
-from trpo_mpi.config import AtariConfig, Config, Grid, batch_grid, largest_grid
+from trpo_mpi.config import AtariConfig, Config
 from trpo_mpi.envs.make import make_env, time_limit
 from trpo_mpi.envs.spaces import Spaces
 from trpo_mpi.errors import UsageError
+from trpo_mpi.grid import Grid, batch_grid, largest_grid
 from trpo_mpi.rollout import Batch
 
 COADY = (

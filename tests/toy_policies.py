@@ -6,7 +6,8 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 
-from trpo_mpi.policies.policy import Actor, Architecture, Policy, ValueNetwork
+from trpo_mpi.policies.acting import Actor
+from trpo_mpi.policies.policy import Architecture, Policy, ValueNetwork
 
 
 def flat_box(size: int) -> gym.spaces.Box:

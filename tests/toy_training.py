@@ -5,8 +5,9 @@ from typing import Any
 
 import gymnasium as gym
 
-from trpo_mpi.config import Config, batch_grid
+from trpo_mpi.config import Config
 from trpo_mpi.envs.vector import ColumnEnvs
+from trpo_mpi.grid import batch_grid
 from trpo_mpi.parallel.communicator import Communicator
 from trpo_mpi.trainer import Trainer
 

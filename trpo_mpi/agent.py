@@ -25,7 +25,7 @@ import gymnasium as gym
 import numpy as np
 
 from trpo_mpi.atomic_file import whole_file
-from trpo_mpi.config import Config, Grid, batch_grid
+from trpo_mpi.config import Config
 from trpo_mpi.display import Display
 from trpo_mpi.envs import given
 from trpo_mpi.envs.adopted import AdoptedEnvs
@@ -33,9 +33,11 @@ from trpo_mpi.envs.given import Env
 from trpo_mpi.envs.spaces import flat_rows
 from trpo_mpi.envs.vector import ColumnEnvs
 from trpo_mpi.errors import UsageError
+from trpo_mpi.grid import Grid, batch_grid
+from trpo_mpi.model import Model, initial_model
 from trpo_mpi.normalization import ObservationNormalizer, reward_scale
 from trpo_mpi.parallel import startup
-from trpo_mpi.policies.networks import Rows, safe_blocks
+from trpo_mpi.policies.acting import Actor, BlockwiseForward, safe_blocks
 from trpo_mpi.policies.own import (
     code_of,
     find_network,
@@ -44,10 +46,9 @@ from trpo_mpi.policies.own import (
     name_of,
     register_network,
 )
-from trpo_mpi.policies.policy import Actor, Policy
+from trpo_mpi.policies.policy import Policy
 from trpo_mpi.run_directory import archive, checkpoint, event_file, model_file
 from trpo_mpi.run_directory.event_file import EventFile
-from trpo_mpi.run_directory.model_file import Model
 from trpo_mpi.state import Wish
 
 if TYPE_CHECKING:
@@ -151,7 +152,7 @@ class TRPO:
             if self.config.network is not None:
                 self._start_tensorflow()
             self.config = replace(self.config, env=given.name_of(env))
-            self._model = model_file.initial(self.config, spaces)
+            self._model = initial_model(self.config, spaces)
         for what in ("observation", "action"):
             its, new = (getattr(s, what) for s in (self._model.spaces, spaces))
             if its != new:
@@ -226,14 +227,14 @@ class TRPO:
         config.validate()
         self.config, self._trainer = config, None
         if self._model is not None and not self._model.iteration:  # not one of a command
-            self._model = model_file.initial(config, self._model.spaces)
+            self._model = initial_model(config, self._model.spaces)
 
     def _forget(self, trainer: Trainer | None = None) -> None:
         """Take the trainer's parameters, and drop what was made of older ones."""
         if trainer is not None:
             self._model, self._state = trainer.model(), trainer.state()
         self._actor: Actor | None = None
-        self._critic: Rows | None = None
+        self._critic: BlockwiseForward | None = None
         self._noise = np.random.default_rng(self.config.seed)
 
     def _set_up(self) -> Trainer:
@@ -345,7 +346,9 @@ class TRPO:
         memory = self.actor.memory(rows, self._carried(state, mask, len(rows)))
         if self._critic is None:
             network = model.make_critic()
-            self._critic = Rows(network, model.phi, safe_blocks(network, model.phi), alone=True)
+            self._critic = BlockwiseForward(
+                network, model.phi, safe_blocks(network, model.phi), alone=True
+            )
         scale = reward_scale(model.return_moments, self.config.reward_scale)
         values = self._critic(rows, memory)[0][:, 0].astype(np.float64) / scale
         return values[0] if one else values

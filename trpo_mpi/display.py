@@ -6,9 +6,10 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 from trpo_mpi import __version__, stopping
-from trpo_mpi.config import Config, Grid
+from trpo_mpi.config import Config
 from trpo_mpi.evaluation import Summary
 from trpo_mpi.formats import clock, number
+from trpo_mpi.grid import Grid
 from trpo_mpi.parallel import startup
 from trpo_mpi.run_directory.checkpoint import Checkpoint
 

@@ -42,8 +42,8 @@ from trpo_mpi.evaluation import (
     mode_of,
     play_episodes,
 )
+from trpo_mpi.model import Model
 from trpo_mpi.parallel.communicator import Communicator
-from trpo_mpi.run_directory.model_file import Model
 from trpo_mpi.run_directory.reading import read_each, runs_in
 
 

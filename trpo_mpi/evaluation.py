@@ -18,11 +18,11 @@ from trpo_mpi.envs.make import check_env
 from trpo_mpi.envs.spaces import Spaces, flattener
 from trpo_mpi.envs.watchdog import Watchdog
 from trpo_mpi.errors import EnvironmentFault, UsageError
+from trpo_mpi.model import Model
 from trpo_mpi.normalization import ObservationNormalizer
 from trpo_mpi.parallel.communicator import Communicator
-from trpo_mpi.policies.policy import Actor
+from trpo_mpi.policies.acting import Actor
 from trpo_mpi.run_directory import model_file
-from trpo_mpi.run_directory.model_file import Model
 from trpo_mpi.state import EPISODE, seed_sequence
 
 

@@ -4,9 +4,10 @@ from pathlib import Path
 
 import numpy as np
 
-from trpo_mpi.config import Config, Grid
+from trpo_mpi.config import Config
 from trpo_mpi.envs.spaces import Spaces
 from trpo_mpi.errors import UsageError
+from trpo_mpi.grid import Grid
 from trpo_mpi.policies.policy import POLICIES, observation_type
 
 GIB = 2**30

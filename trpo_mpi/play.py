@@ -32,7 +32,7 @@ from trpo_mpi.evaluation import (
     mode_of,
     play_episode,
 )
-from trpo_mpi.run_directory.model_file import Model
+from trpo_mpi.model import Model
 
 
 @dataclass(frozen=True)

@@ -17,9 +17,9 @@ from pathlib import Path
 from typing import IO
 
 from trpo_mpi.config import Config
+from trpo_mpi.model import Model
 from trpo_mpi.parallel import startup
 from trpo_mpi.run_directory import VIDEOS, model_file
-from trpo_mpi.run_directory.model_file import Model
 from trpo_mpi.stopping import StopRequest
 
 """The run directory's folder of videos."""

@@ -16,7 +16,8 @@ import numpy as np
 from trpo_mpi.envs.adopted import AdoptedEnvs
 from trpo_mpi.envs.vector import ColumnEnvs
 from trpo_mpi.normalization import ObservationNormalizer
-from trpo_mpi.policies.policy import Actor, Policy
+from trpo_mpi.policies.acting import Actor
+from trpo_mpi.policies.policy import Policy
 
 SEGMENT = 64
 """Time steps that are collected at a time where a batch is counted in episodes."""

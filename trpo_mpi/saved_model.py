@@ -19,8 +19,8 @@ import numpy as np
 import tensorflow as tf
 
 from trpo_mpi.errors import UsageError
+from trpo_mpi.model import Model
 from trpo_mpi.normalization import CLIP, FLOOR, Moments
-from trpo_mpi.run_directory.model_file import Model
 
 Signature = dict[str, tf.TensorSpec]
 """Shapes and types by name; None in a shape is the batch, N."""

@@ -22,17 +22,18 @@ from trpo_mpi.algorithms import make_update
 from trpo_mpi.algorithms.adam import Adam
 from trpo_mpi.algorithms.critic import Critic
 from trpo_mpi.algorithms.policy_update import PolicyBatch, PolicyStep, Stage
-from trpo_mpi.config import Config, Grid
+from trpo_mpi.config import Config
 from trpo_mpi.envs.adopted import AdoptedEnvs
 from trpo_mpi.envs.spaces import Spaces
 from trpo_mpi.envs.vector import ColumnEnvs
+from trpo_mpi.grid import Grid
+from trpo_mpi.model import Model, initial_model
 from trpo_mpi.normalization import ObservationNormalizer, column_moments, pool, reward_scale
 from trpo_mpi.parallel.communicator import Communicator
+from trpo_mpi.policies.acting import Actor, safe_blocks
 from trpo_mpi.policies.kernel import round_up_to_8
-from trpo_mpi.policies.networks import safe_blocks
-from trpo_mpi.policies.policy import Actor, Architecture, ValueNetwork
+from trpo_mpi.policies.policy import Architecture, ValueNetwork
 from trpo_mpi.rollout import Batch, Sampler, resized
-from trpo_mpi.run_directory.model_file import Model, initial
 from trpo_mpi.state import COLUMN, RESTART, ROWS, Counters, Wish, seed_sequence
 
 ADVANTAGE, TARGET, ERROR, DISCOUNTED = range(4)
@@ -96,7 +97,7 @@ class Trainer:
 
         self.architecture = Architecture.of(config)
         self.policy = self.architecture.make_policy(spaces.observation, spaces.action)
-        start = start or initial(config, spaces)
+        start = start or initial_model(config, spaces)
         self.theta = start.theta
         self._atari = config.atari or start.atari
         self._time_feature = config.time_feature or start.time_feature
@@ -113,7 +114,7 @@ class Trainer:
         self._blocks = safe_blocks(self.policy, self.theta)
         smallest = comm.gather_columns(np.full((own, 1), self._blocks[-1]))
         self.exact_rows = bool((smallest > 1).all())
-        """Whether every rank may act on blocks of rows; see `Rows`."""
+        """Whether every rank may act on blocks of rows; see `BlockwiseForward`."""
         self.counters = Counters()
         self.schedule_timesteps = config.num_timesteps
         """The length of the schedules: that of the run's first start."""

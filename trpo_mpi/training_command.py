@@ -11,7 +11,7 @@ import numpy as np
 
 from trpo_mpi import display, memory, tensorflow_setup, video
 from trpo_mpi.command_line import parse, training_settings
-from trpo_mpi.config import CONFIGS, Config, batch_grid, largest_grid
+from trpo_mpi.config import CONFIGS, Config
 from trpo_mpi.envs.capture import find_fault
 from trpo_mpi.envs.make import check_env, make_env, quiet_gymnasium, time_limit
 from trpo_mpi.envs.spaces import Spaces
@@ -19,6 +19,8 @@ from trpo_mpi.envs.vector import ColumnEnvs
 from trpo_mpi.envs.watchdog import Watchdog
 from trpo_mpi.errors import UsageError
 from trpo_mpi.evaluation import Evaluator
+from trpo_mpi.grid import batch_grid, largest_grid
+from trpo_mpi.model import Model
 from trpo_mpi.parallel import startup
 from trpo_mpi.parallel.communicator import Communicator
 from trpo_mpi.policies.policy import Architecture
@@ -30,7 +32,6 @@ from trpo_mpi.run_directory import (
     status_file,
 )
 from trpo_mpi.run_directory.checkpoint import Checkpoint
-from trpo_mpi.run_directory.model_file import Model
 from trpo_mpi.stopping import StopRequest
 from trpo_mpi.training_run import TrainingRun
 

@@ -24,9 +24,10 @@ tensorflow_setup.set_up("-1", 0)
 from trpo_mpi.algorithms.critic import Critic
 from trpo_mpi.algorithms.policy_update import PolicyBatch, Stage
 from trpo_mpi.algorithms.trpo import Trpo
-from trpo_mpi.config import Config, batch_grid
+from trpo_mpi.config import Config
 from trpo_mpi.envs.make import make_env, quiet_gymnasium
 from trpo_mpi.envs.vector import ColumnEnvs
+from trpo_mpi.grid import batch_grid
 from trpo_mpi.parallel.communicator import Communicator
 from trpo_mpi.trainer import Trainer
 

@@ -23,7 +23,8 @@ tensorflow_setup.set_up("-1", 0)
 
 from trpo_mpi.algorithms.policy_update import GradientKernels, PolicyBatch, Stage
 from trpo_mpi.algorithms.trpo import Trpo
-from trpo_mpi.config import AtariConfig, batch_grid
+from trpo_mpi.config import AtariConfig
+from trpo_mpi.grid import batch_grid
 from trpo_mpi.parallel.communicator import Communicator
 from trpo_mpi.policies.policy import Architecture
 

@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from trpo_mpi.algorithms.policy_update import PolicyUpdate
-    from trpo_mpi.config import Config, Grid
+    from trpo_mpi.config import Config
+    from trpo_mpi.grid import Grid
     from trpo_mpi.policies.policy import Policy
 
 

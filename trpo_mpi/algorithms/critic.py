@@ -14,8 +14,8 @@ import tensorflow as tf
 from trpo_mpi.algorithms.adam import Adam
 from trpo_mpi.algorithms.minibatches import expected_steps, minibatches, rows_per_minibatch
 from trpo_mpi.parallel.communicator import Communicator
+from trpo_mpi.policies.acting import padded_rows
 from trpo_mpi.policies.kernel import Graph, column_chunks, numpy_view, round_up_to_8
-from trpo_mpi.policies.networks import padded_rows
 from trpo_mpi.policies.policy import ValueNetwork
 
 VALUES = 1024

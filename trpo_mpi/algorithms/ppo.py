@@ -27,7 +27,8 @@ from trpo_mpi.algorithms.policy_update import (
     mean_losses,
     prepare,
 )
-from trpo_mpi.config import Config, Grid
+from trpo_mpi.config import Config
+from trpo_mpi.grid import Grid
 from trpo_mpi.parallel.communicator import Communicator
 from trpo_mpi.policies.kernel import Graph, numpy_view, round_up_to_8
 from trpo_mpi.policies.policy import Policy

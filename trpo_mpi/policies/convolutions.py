@@ -1,4 +1,4 @@
-"""Convolutional networks, and the base of all parts that act by TensorFlow."""
+"""Convolutional networks."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import numpy as np
 
 from trpo_mpi.errors import UsageError
 from trpo_mpi.policies.lazy_tensorflow import tf
-from trpo_mpi.policies.networks import Encoder, every_step, orthogonal
+from trpo_mpi.policies.networks import GraphPart, every_step, orthogonal
 
 KERNELS = {
     "small": (((16, 8, 4), (32, 4, 2)), 256),
@@ -17,30 +17,6 @@ KERNELS = {
 }
 """Convolutional networks, as (filters, size, stride) of each convolution and the units of the
 fully connected layer behind them: `small` of Mnih et al. 2013, `nature` of Mnih et al. 2015."""
-
-
-class GraphPart(Encoder):
-    """A part of a network that acts by TensorFlow, on one column at a time."""
-
-    def __init__(self) -> None:
-        self._graphs: dict[tuple[int, ...], Callable[..., Any]] = {}
-
-    def held(self, arrays: Sequence[np.ndarray]) -> Sequence[Any]:
-        """One set of arrays as `rows` takes it."""
-        return [tf.constant(array[None]) for array in arrays]
-
-    def acting(self, weights: Sequence[tf.Tensor], inputs: tf.Tensor) -> tf.Tensor:
-        """The part of `rows` that is TensorFlow's, for one column."""
-        return self(weights, inputs)
-
-    def rows(self, weights: Sequence[Any], x: np.ndarray) -> np.ndarray:
-        """The same for (n, D) rows; traced anew for another n."""
-        from trpo_mpi.policies.kernel import Graph
-
-        if x.shape not in self._graphs:
-            specs = [tf.TensorSpec(array.shape, array.dtype) for array in (x, *weights)]
-            self._graphs[x.shape] = Graph(lambda x, *w: self.acting(w, x[None])[0], *specs)
-        return np.asarray(self._graphs[x.shape](x, *weights))
 
 
 class Cnn(GraphPart):

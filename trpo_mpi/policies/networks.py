@@ -73,6 +73,30 @@ def pushforward(
     return outputs, tf.nest.map_structure(lambda x: forward.jvp(x, zero), outputs)
 
 
+class GraphPart(Encoder):
+    """A part of a network that acts by TensorFlow, on one column at a time."""
+
+    def __init__(self) -> None:
+        self._graphs: dict[tuple[int, ...], Callable[..., Any]] = {}
+
+    def held(self, arrays: Sequence[np.ndarray]) -> Sequence[Any]:
+        """One set of arrays as `rows` takes it."""
+        return [tf.constant(array[None]) for array in arrays]
+
+    def acting(self, weights: Sequence[tf.Tensor], inputs: tf.Tensor) -> tf.Tensor:
+        """The part of `rows` that is TensorFlow's, for one column."""
+        return self(weights, inputs)
+
+    def rows(self, weights: Sequence[Any], x: np.ndarray) -> np.ndarray:
+        """The same for (n, D) rows; traced anew for another n."""
+        from trpo_mpi.policies.kernel import Graph
+
+        if x.shape not in self._graphs:
+            specs = [tf.TensorSpec(array.shape, array.dtype) for array in (x, *weights)]
+            self._graphs[x.shape] = Graph(lambda x, *w: self.acting(w, x[None])[0], *specs)
+        return np.asarray(self._graphs[x.shape](x, *weights))
+
+
 class Mlp(Encoder):
     """Fully connected layers.
 
@@ -174,102 +198,3 @@ class Network:
         """What `split` or `weights` gave, a list for each part."""
         ends = np.cumsum([0, *(len(part.shapes) for part in self.parts)])
         return [arrays[first:last] for first, last in pairwise(ends)]
-
-
-BLOCK = 16
-"""Rows that `Rows` takes at a time."""
-IMAGES = 4
-"""The same of a network that works on one column at a time, where there are fewer than `BLOCK`: an
-image costs more than a call."""
-GPU_IMAGES = 64
-"""The same on a GPU, where a call costs more than an image."""
-
-
-class Rows:
-    """A network with fixed parameters, for acting.
-
-    Rows are worked through in blocks of fixed sizes, the last padded: a matrix product's bits
-    depend on how many rows it has, and may not depend on how many environments this rank
-    happens to own.
-
-    Args:
-        network: its `rows` takes parameters, rows and what they carry, and gives outputs and
-            what they carry then.
-        flat: the parameters.
-        blocks: rows at a time, the most first; in each a row must have the same bits.
-        alone: whether a single image may go by itself, in half the time; its bits may then differ
-            from those among others.
-    """
-
-    def __init__(
-        self, network: Any, flat: np.ndarray, blocks: Sequence[int] = (BLOCK,), alone: bool = False
-    ) -> None:
-        self._network = network
-        arrays = network.of_parts(network.split(flat))
-        self._held = [part.held(own) for part, own in zip(network.parts, arrays, strict=True)]
-        self._blocks = blocks
-        self._alone = alone and network.one_column
-
-    def __call__(self, rows: np.ndarray, carried: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """(n, D) observations and (n, S) carried numbers -> (n, outputs) and (n, S)."""
-        n, smallest = len(rows), self._blocks[-1]
-        if n in self._blocks or (n == 1 and self._alone):
-            return self._forward(rows, carried)
-        if n % smallest:
-            outputs, after = self(padded_rows(rows, smallest), padded_rows(carried, smallest))
-            return outputs[:n], after[:n]
-        parts, first = [], 0
-        for block in self._blocks:
-            while n - first >= block:
-                last = first + block
-                parts.append(self._forward(rows[first:last], carried[first:last]))
-                first = last
-        outputs, after = (np.concatenate(both) for both in zip(*parts, strict=True))
-        return outputs, after
-
-    def _forward(self, rows: np.ndarray, carried: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        both: tuple[np.ndarray, np.ndarray] = self._network.rows(self._held, rows, carried)
-        return both
-
-
-def padded_rows(rows: np.ndarray, block: int) -> np.ndarray:
-    """With zeros behind, to a multiple of `block` rows."""
-    if len(rows) % block == 0:
-        return rows
-    padded = np.zeros((-(-len(rows) // block) * block, rows.shape[1]), rows.dtype)
-    padded[: len(rows)] = rows
-    return padded
-
-
-def _on_gpu() -> bool:
-    return bool(tf.config.get_visible_devices("GPU"))
-
-
-def safe_blocks(network: Any, flat: np.ndarray) -> tuple[int, ...]:
-    """What to give `Rows` for `blocks`: sizes in all of which a row has the same bits.
-
-    The last, which decides the bits, is `IMAGES` or `BLOCK`; or 1, where this machine does not give
-    a row the same bits alone and among others. Of a GPU that is not asked.
-    """
-    if network.one_column and _on_gpu():
-        return (GPU_IMAGES,)
-    small = IMAGES if network.one_column else BLOCK
-    stream = np.random.default_rng(0)
-    rows, carried = (
-        stream.standard_normal((BLOCK, size)).astype(np.float32)
-        for size in (network.observation_size, network.carried_size)
-    )
-    if network.observation_type == np.uint8:
-        rows = stream.integers(0, 256, rows.shape, np.uint8)
-    act = Rows(network, flat, (small,))
-    together = act(rows, carried)
-    for place in range(small):
-        alone = [np.zeros_like(x[:small]) for x in (rows, carried)]
-        alone[0][place], alone[1][place] = rows[0], carried[0]
-        for some, whole in zip(act(*alone), together, strict=True):
-            if not np.array_equal(some[place], whole[0]):
-                return (1,)
-    if small == BLOCK:
-        return (BLOCK,)
-    at_once = Rows(network, flat, (BLOCK,))(rows, carried)
-    return (BLOCK, small) if all(map(np.array_equal, at_once, together)) else (small,)

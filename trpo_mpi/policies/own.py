@@ -26,8 +26,8 @@ import cloudpickle
 import numpy as np
 
 from trpo_mpi.errors import UsageError
-from trpo_mpi.policies.convolutions import GraphPart
 from trpo_mpi.policies.lazy_tensorflow import tf
+from trpo_mpi.policies.networks import GraphPart
 
 _registered: dict[str, Any] = {}
 

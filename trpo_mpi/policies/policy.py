@@ -15,10 +15,11 @@ import gymnasium as gym
 import numpy as np
 
 from trpo_mpi.errors import UsageError
+from trpo_mpi.policies.acting import BLOCK, Actor
 from trpo_mpi.policies.convolutions import Cnn
 from trpo_mpi.policies.distributions import DiagonalGaussian, distribution_for
 from trpo_mpi.policies.lazy_tensorflow import tf
-from trpo_mpi.policies.networks import BLOCK, Mlp, Network, Rows, every_step, pushforward
+from trpo_mpi.policies.networks import Mlp, Network, every_step, pushforward
 from trpo_mpi.policies.own import OwnEncoder
 from trpo_mpi.policies.recurrent import Lstm
 
@@ -232,7 +233,7 @@ class Policy(Network):
     ) -> Actor:
         """This policy with parameters `theta`, to act with.
 
-        `blocks` are from `safe_blocks`, `alone` as of `Rows`.
+        `blocks` are from `safe_blocks`, `alone` as of `BlockwiseForward`.
         """
         return Actor(self, theta, blocks, alone)
 
@@ -323,66 +324,3 @@ class ValueNetwork(Network):
         else:
             features = self.encoder.rows(encoder, np.concatenate([x, memory], 1))
         return self._head.rows(head, features), memory
-
-
-class Actor:
-    """A policy with fixed parameters, from normalised observations to actions.
-
-    In NumPy but for convolutions and networks of one's own. Its outputs equal the `tf.function`
-    policy's but for rounding (a test holds them together); the update takes all its
-    log-probabilities from the latter.
-    """
-
-    def __init__(
-        self, policy: Policy, theta: np.ndarray, blocks: Sequence[int], alone: bool
-    ) -> None:
-        self.distribution = policy.distribution
-        self.state_size = policy.state_size
-        self.memory_size = policy.memory_size
-        self._outputs = Rows(policy, theta, blocks, alone)
-        self._choose = policy.distribution.choose
-        self._log_std: np.ndarray | None = None
-        self._std: np.ndarray | None = None
-        if isinstance(policy.distribution, DiagonalGaussian):
-            self._log_std = theta[-policy.distribution.size :]
-            self._std = np.exp(self._log_std)
-
-    def begin(self, rows: int) -> np.ndarray:
-        """The state in which episodes begin, for so many: (rows, S) float32."""
-        return np.zeros((rows, self.state_size), np.float32)
-
-    def sample(
-        self, observations: np.ndarray, noise: np.ndarray, state: np.ndarray
-    ) -> tuple[np.ndarray, np.ndarray]:
-        """Actions for (n, D) observations, and states after them.
-
-        Args:
-            observations: normalised.
-            noise: (n, size), of `draw_noise`.
-            state: (n, S), before them.
-        """
-        output, state = self._outputs(observations, state)
-        return self._choose(output + (noise if self._std is None else self._std * noise)), state
-
-    def mode(self, observations: np.ndarray, state: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """The most probable actions for (n, D) observations, and states after them."""
-        output, state = self._outputs(observations, state)
-        return self._choose(output), state
-
-    def parameters(
-        self, observations: np.ndarray, state: np.ndarray
-    ) -> tuple[np.ndarray, np.ndarray]:
-        """Distribution parameters for (n, D) observations, (n, K), and states after them."""
-        output, state = self._outputs(observations, state)
-        if self._log_std is not None:
-            log_std = np.broadcast_to(self._log_std, output.shape)
-            output = np.concatenate([output, log_std], axis=1)
-        return output, state
-
-    def memory(self, observations: np.ndarray, state: np.ndarray) -> np.ndarray:
-        """What the critic reads, (n, M), once the policy has seen these."""
-        return self.remembered(self._outputs(observations, state)[1] if self.state_size else state)
-
-    def remembered(self, state: np.ndarray) -> np.ndarray:
-        """The part of states that the critic reads: (n, S) -> (n, M)."""
-        return state[:, : self.memory_size]

@@ -27,8 +27,8 @@ from typing import Any
 from trpo_mpi.atomic_file import whole_file
 from trpo_mpi.config import CONFIGS, NOT_THE_RESULT, OF_ONE_START, Config, flag
 from trpo_mpi.errors import UsageError
+from trpo_mpi.model import Model
 from trpo_mpi.run_directory import CHECKPOINTS, MODEL, archive, model_file
-from trpo_mpi.run_directory.model_file import Model
 
 FORMAT = 1
 KEPT = 3

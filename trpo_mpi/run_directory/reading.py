@@ -13,8 +13,9 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from trpo_mpi.config import CONFIGS, Config, batch_grid
+from trpo_mpi.config import CONFIGS, Config
 from trpo_mpi.errors import UsageError
+from trpo_mpi.grid import batch_grid
 from trpo_mpi.run_directory import CONFIG, PROGRESS, STATUS
 
 Result = TypeVar("Result")

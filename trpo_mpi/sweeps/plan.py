@@ -10,10 +10,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from trpo_mpi.command_line import training_settings
-from trpo_mpi.config import CONFIGS, NOT_THE_RESULT, AtariConfig, Config, batch_grid, flag
+from trpo_mpi.config import CONFIGS, NOT_THE_RESULT, AtariConfig, Config, flag
 from trpo_mpi.envs.atari import is_atari
 from trpo_mpi.envs.make import check_env, quiet_gymnasium
 from trpo_mpi.errors import UsageError
+from trpo_mpi.grid import batch_grid
 from trpo_mpi.run_directory import checkpoint
 from trpo_mpi.run_directory.progress import evaluated
 from trpo_mpi.state import Counters
