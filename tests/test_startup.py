@@ -140,7 +140,7 @@ import os, sys
 import numpy as np
 from trpo_mpi.parallel import startup
 cores = sorted(os.sched_getaffinity(0))
-mine = {"one": cores[:1], "each": [cores[startup.launched()[2]]], "all": cores[:2]}[sys.argv[1]]
+mine = {"one": cores[:1], "each": [cores[startup.launched().rank]], "all": cores[:2]}[sys.argv[1]]
 os.sched_setaffinity(0, mine)
 comm = startup.connect().with_columns(2)
 assert comm.on_root(lambda: "said") == "said"

@@ -196,14 +196,14 @@ class TRPO:
             goes_on = callback is None or callback(scope, globals()) is not False
             return Wish.NOTHING if goes_on else Wish.STOP
 
-        asked = Wish.NOTHING
+        asked_for = Wish.NOTHING
         try:
-            while asked != Wish.STOP and trainer.finished() is None:
+            while asked_for != Wish.STOP and trainer.finished() is None:
                 # Less itself: it would hold every iteration that was.
                 scope = {name: x for name, x in locals().items() if name != "scope"}
-                row, _, asked = trainer.iterate(wish)
+                row, _, asked_for = trainer.iterate(wish)
                 self._forget(trainer)
-                last = asked == Wish.STOP or trainer.finished() is not None
+                last = asked_for == Wish.STOP or trainer.finished() is not None
                 if shown is not None:
                     shown.show(row, line=last or row["iteration"] % log_interval == 0)
                 if self._events is not None:
@@ -391,7 +391,7 @@ class TRPO:
                 `load(..., allow_code=True)` runs it.
         """
         model = self._whole()
-        if startup.launched()[2] != 0:
+        if startup.launched().rank != 0:
             return
         path = Path(path)
         if path.suffix != ".zip":

@@ -34,7 +34,7 @@ def parse(
     base = tyro.MISSING_NONPROP if default is None else default
     arguments = sys.argv[1:] if arguments is None else arguments
     if hasattr(settings, "recipe") and _alone("--recipe", arguments):
-        if startup.launched()[2] == 0:
+        if startup.launched().rank == 0:
             print(listing())
         raise SystemExit(0)
     prog = f"python -m trpo_mpi.{module}"
@@ -44,7 +44,7 @@ def parse(
             return tyro.cli(settings, prog=prog, args=arguments, default=base)
     except SystemExit as stop:
         if not stop.code:
-            if startup.launched()[2] == 0:
+            if startup.launched().rank == 0:
                 print(help_text(settings, prog, default), end="")
             raise
         refusal = _one_line(err.getvalue())

@@ -119,7 +119,7 @@ def play_episodes(
     episodes: int,
     seed: int,
     watchdog: Watchdog | None = None,
-    asked: Callable[[], bool] = lambda: False,
+    should_stop: Callable[[], bool] = lambda: False,
 ) -> np.ndarray:
     """Play this rank's share of the episodes and gather all: (episodes, 2) returns and lengths.
 
@@ -130,12 +130,12 @@ def play_episodes(
         episodes: their number over all ranks.
         seed: that of the episodes.
         watchdog: told of each call into the environment.
-        asked: whether this rank is asked to stop; what it leaves for that reason is NaN.
+        should_stop: whether this rank is to stop; what it leaves for that reason is NaN.
     """
     shares = np.array_split(np.arange(episodes), comm.size)
     rows = np.full((len(shares[comm.rank]), 2), np.nan)
     for row, number in zip(rows, shares[comm.rank], strict=True):
-        played = play_episode(env, act, seed, int(number), watchdog, asked)
+        played = play_episode(env, act, seed, int(number), watchdog, should_stop)
         if played is None:
             break
         row[:] = played
@@ -148,7 +148,7 @@ def play_episode(
     seed: int,
     number: int,
     watchdog: Watchdog | None = None,
-    asked: Callable[[], bool] = lambda: False,
+    should_stop: Callable[[], bool] = lambda: False,
 ) -> tuple[float, int] | None:
     """Undiscounted raw return, and length in time steps, of episode `number`.
 
@@ -168,7 +168,7 @@ def play_episode(
         first, _ = env.reset(seed=int(start.generate_state(1)[0]))
         act.begin()
         flat = _finite(flatten(first), total, name, length)
-        while game is None and not asked():
+        while game is None and not should_stop():
             length += 1
             watchdog.watch(name, length)
             observation, reward, terminated, truncated, info = env.step(act(flat, generator))
@@ -229,13 +229,19 @@ class Evaluator:
         return finished or (every is not None and iteration % every == 0)
 
     def evaluate(
-        self, actor: Actor, normalizer: ObservationNormalizer, asked: Callable[[], bool]
+        self, actor: Actor, normalizer: ObservationNormalizer, should_stop: Callable[[], bool]
     ) -> Summary | None:
-        """Evaluate a policy, on all ranks; None where one of them was `asked` to stop before."""
+        """Evaluate a policy, on all ranks; None if one of them was to stop before."""
         config, began = self._config, time.monotonic()
         act = Behaviour(actor, normalizer, config.eval_deterministic)
         results = play_episodes(
-            self._env, act, self._comm, config.eval_episodes, config.seed, self._watchdog, asked
+            self._env,
+            act,
+            self._comm,
+            config.eval_episodes,
+            config.seed,
+            self._watchdog,
+            should_stop,
         )
         self.seconds = time.monotonic() - began
         return None if np.isnan(results).any() else Summary.of(results)

@@ -41,11 +41,11 @@ class Recorder:
     Args:
         run: the run directory.
         config: its settings.
-        asked: ends the wait for the last video.
+        stop_request: ends the wait for the last video.
     """
 
-    def __init__(self, run: Path, config: Config, asked: StopRequest) -> None:
-        self._config, self._asked = config, asked
+    def __init__(self, run: Path, config: Config, stop_request: StopRequest) -> None:
+        self._config, self._stop_request = config, stop_request
         self._folder = run / VIDEOS
         self._process: subprocess.Popen[bytes] | None = None
         self._errors: IO[bytes] | None = None
@@ -102,7 +102,7 @@ class Recorder:
             print(f"waiting for the video of iteration {self._iteration}, a minute at most")
             sys.stdout.flush()
         end = time.monotonic() + (PATIENCE if wait else 0)
-        while process.poll() is None and time.monotonic() < end and not self._asked.signal:
+        while process.poll() is None and time.monotonic() < end and not self._stop_request.signal:
             time.sleep(0.05)
         if process.poll() is None:
             _warn(self._iteration, "the run has ended before it was done")

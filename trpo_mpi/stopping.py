@@ -50,7 +50,7 @@ class StopRequest:
         now = time.monotonic()
         if not self.signal:
             self.signal, self._when = number, now
-            if startup.launched()[2] == 0:
+            if startup.launched().rank == 0:
                 name = signal.Signals(number).name
                 again = "; Ctrl-C again to stop at once" if number == signal.SIGINT else ""
                 self.announce(f"{name}: stopping after this iteration{again}")

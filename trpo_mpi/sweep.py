@@ -61,7 +61,7 @@ class Sweep:
 def main() -> int:
     """Do what the command line says; gives the exit code."""
     settings, common = _parse(sys.argv[1:])
-    if startup.launched()[1] > 1:
+    if startup.launched().size > 1:
         raise UsageError("start this without mpirun; --ranks says how many ranks a run has")
     outdir, varied = Path(settings.outdir), variations(settings.vary)
     runs = plan(settings.envs, seeds(settings.seeds), varied, common, outdir, settings.ranks)

@@ -30,12 +30,17 @@ class TrainingRun:
         trainer: "Trainer",
         path: Path,
         comm: Communicator,
-        asked: StopRequest,
+        stop_request: StopRequest,
         evaluator: Evaluator | None,
     ) -> None:
-        self._trainer, self._path, self._comm, self._asked = trainer, path, comm, asked
+        self._trainer, self._path, self._comm, self._stop_request = (
+            trainer,
+            path,
+            comm,
+            stop_request,
+        )
         self._evaluator = evaluator
-        asked.heed_terminal()
+        stop_request.heed_terminal()
         self._limit = TimeLimit(trainer.config.max_hours)
         config, counters = trainer.config, trainer.counters
         if comm.is_root:
@@ -48,14 +53,14 @@ class TrainingRun:
                 self._files.append(self._evaluations)
             settings = dataclasses.replace(config, **trainer.grid.settings)
             self._writer = CheckpointWriter(path, settings)
-            self._recorder = Recorder(path, config, asked)
+            self._recorder = Recorder(path, config, stop_request)
             self._events: EventFile | None = None
             if config.tensorboard:
                 values = dataclasses.asdict(settings)
                 self._events = EventFile(path / "tensorboard", values, counters.timesteps)
             self._seconds = 0.0  # of the last iteration
             self._shown = display.Display(config.num_timesteps, counters.timesteps)
-            asked.announce = self._shown.announce
+            stop_request.announce = self._shown.announce
 
     def train(self) -> int:
         """Iterate to the end, or until the run is asked to stop; gives the exit code."""
@@ -105,7 +110,7 @@ class TrainingRun:
 
     def _wish(self) -> Wish:
         """What this rank asks for in the iteration that is running."""
-        if self._asked.signal:
+        if self._stop_request.signal:
             return Wish.STOP
         if self._comm.is_root:
             number, seconds = self._trainer.counters.iteration + 1, self._seconds
@@ -136,11 +141,11 @@ class TrainingRun:
         trainer, evaluator = self._trainer, self._evaluator
         assert evaluator is not None
 
-        def asked() -> bool:
+        def should_stop() -> bool:
             cost = self._writer.cost if self._comm.is_root else 0.0
-            return bool(self._asked.signal) or (limited and self._limit.near(0, cost))
+            return bool(self._stop_request.signal) or (limited and self._limit.near(0, cost))
 
-        summary = evaluator.evaluate(trainer.actor(), trainer.normalizer, asked)
+        summary = evaluator.evaluate(trainer.actor(), trainer.normalizer, should_stop)
         if summary is not None and self._comm.is_root:
             mode, counters = mode_of(trainer.config.eval_deterministic), trainer.counters
             reached = {"iteration": counters.iteration, "timesteps": counters.timesteps}
@@ -154,7 +159,7 @@ class TrainingRun:
 
     def _why(self) -> str:
         """Why it stops before its end; said by rank 0, which need not be the one that was asked."""
-        number = self._asked.signal
+        number = self._stop_request.signal
         return f"stopped by {signal.Signals(number).name if number else 'a signal or time limit'}"
 
     def _checkpoint(self) -> bool:

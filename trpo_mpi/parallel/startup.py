@@ -23,7 +23,7 @@ import time
 import traceback
 import types
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
 
 from trpo_mpi import output
 from trpo_mpi.errors import EnvironmentFault, UsageError
@@ -67,9 +67,9 @@ def local_rank(environ: Mapping[str, str] = os.environ) -> int:
 
 
 def limit_threads() -> None:
-    """One thread a rank for BLAS, OpenMP and TensorFlow, unless the user set a number.
+    """One thread per rank for BLAS, OpenMP and TensorFlow, unless the user set a number.
 
-    OMP_NUM_THREADS speaks for those that are not set themselves.
+    OMP_NUM_THREADS counts for those that are not set themselves.
     """
     for variable in THREAD_VARIABLES:
         os.environ.setdefault(variable, os.environ.get("OMP_NUM_THREADS", "1"))
@@ -91,16 +91,26 @@ def unwind_on_signals() -> None:
         signal.signal(number, unwind)
 
 
-def launched(environ: Mapping[str, str] = os.environ) -> tuple[str, int, int]:
-    """Launcher, number of processes it started, and which of them this one is."""
+class Launch(NamedTuple):
+    """What a launcher such as mpirun says of the process it has started."""
+
+    launcher: str
+    size: int
+    """How many processes it started."""
+    rank: int
+    """Which of them this one is."""
+
+
+def launched(environ: Mapping[str, str] = os.environ) -> Launch:
+    """How this process was started, by the environment variables of launchers."""
     for name, size, rank in _LAUNCHERS:
         if environ.get(size, "").isdecimal():
-            return name, int(environ[size]), int(environ.get(rank) or 0)
-    return "no launcher", 1, 0
+            return Launch(name, int(environ[size]), int(environ.get(rank) or 0))
+    return Launch("no launcher", 1, 0)
 
 
 def check_alone() -> None:
-    """Raise `UsageError` where a launcher has started several processes of a command for one."""
+    """Raise `UsageError` if a launcher has started several processes of a command for one."""
     name, size, _ = launched()
     if size > 1:
         raise UsageError(f"{name} started {size} processes; this command is for one")
@@ -171,7 +181,7 @@ def run(main: Callable[[], int]) -> NoReturn:
 
 
 def _refuse(message: str) -> int:
-    if launched()[2] == 0:
+    if launched().rank == 0:
         print(message, file=sys.stderr, flush=True)
     return 2
 
@@ -192,7 +202,7 @@ def _leave(code: int) -> NoReturn:
         MPI.Finalize()
     # Not os._exit: MPICH tells its mpirun that a rank is done from an exit handler, and without
     # that kills the others.
-    sys.exit(code if launched()[2] == 0 else 0)
+    sys.exit(code if launched().rank == 0 else 0)
 
 
 def _initialised_mpi() -> Any:
@@ -265,6 +275,6 @@ def _abort_on_exception(
 
 
 def _quit_quietly(_signum: int, _frame: types.FrameType | None) -> NoReturn:
-    if launched()[2] == 0:
+    if launched().rank == 0:
         print("\ninterrupted", file=sys.stderr, flush=True)
     os._exit(130)

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from trpo_mpi.errors import UsageError
+from trpo_mpi.formats import clock
 from trpo_mpi.stopping import STOPPED, StopRequest
 from trpo_mpi.sweeps.plan import Run
 from trpo_mpi.sweeps.results import final_returns
@@ -89,8 +90,8 @@ class Job:
 
     def ending(self) -> str:
         """How it has just ended, in words."""
-        code, seconds = self.process.returncode, round(time.monotonic() - self.began)
-        after = f"after {seconds // 3600}:{seconds // 60 % 60:02d}:{seconds % 60:02d}"
+        code, seconds = self.process.returncode, time.monotonic() - self.began
+        after = f"after {clock(seconds)}"
         if code == 0:
             final = final_returns(self.run.directory).get("training")
             return f"finished {after}" + ("" if final is None else f", return {final:.1f}")
@@ -123,12 +124,12 @@ class Queue:
 
     def work(self) -> None:
         """Let all runs work to their ends; a signal, or a run's end of time, stops them."""
-        asked = StopRequest(self._kill)
-        asked.heed_terminal()
+        stop_request = StopRequest(self._kill)
+        stop_request.heed_terminal()
         told = False
         try:
             while self._running or (self._waiting and not self.stopped):
-                if asked.signal and not told:
+                if stop_request.signal and not told:
                     told = self.stopped = True
                     self._ask()
                 ended = [job for job in self._running if job.process.poll() is not None]
