@@ -30,7 +30,7 @@ from trpo_mpi.display import Display
 from trpo_mpi.envs import given
 from trpo_mpi.envs.adopted import AdoptedEnvs
 from trpo_mpi.envs.given import Env
-from trpo_mpi.envs.spaces import flat_rows
+from trpo_mpi.envs.spaces import flat_rows, same
 from trpo_mpi.envs.vector import ColumnEnvs
 from trpo_mpi.errors import UsageError
 from trpo_mpi.grid import Grid, batch_grid
@@ -121,7 +121,7 @@ class TRPO:
         if unknown:
             raise TypeError(f"{type(self).__name__}() has no argument {unknown[0]!r}")
         settings = STABLE_BASELINES | {key: named[key] for key in SETTINGS & set(named)} | more
-        settings = {key: tuple(x) if isinstance(x, list) else x for key, x in settings.items()}
+        settings = {key: _plain(x) for key, x in settings.items()}
         if not isinstance(settings.get("network"), str | None):
             network = settings["network"]
             settings["network"] = register_network(name_of(network), network)
@@ -130,6 +130,8 @@ class TRPO:
         self.verbose = verbose
         if tensorboard_log is not None:
             event_file.check_installed("tensorboard_log")
+        if startup.launched().size > 1:
+            startup.connect()  # from here on a failure on one rank ends all
         self.tensorboard_log = tensorboard_log
         self._events: EventFile | None = None
         self.env: Env | None = None
@@ -155,7 +157,7 @@ class TRPO:
             self._model = initial_model(self.config, spaces)
         for what in ("observation", "action"):
             its, new = (getattr(s, what) for s in (self._model.spaces, spaces))
-            if its != new:
+            if not same(its, new):
                 raise UsageError(f"the model has {what} space {its}, but the environment has {new}")
         self.env, self._trainer = env, None
 
@@ -170,13 +172,14 @@ class TRPO:
 
         Args:
             total_timesteps: further steps; a second call goes on where the first has ended.
-            callback: called with `locals()` and `globals()` in each iteration; where it returns
-                False, on all ranks or on one alone, this iteration is the last of the call.
+            callback: called with `locals()` and `globals()` in each iteration; if it returns False,
+                on all ranks or on one alone, this iteration is the last of the call.
             seed: of all that is random in the run; before its first iteration only.
             log_interval: iterations between the lines that `verbose` prints.
 
         Returns this model.
         """
+        total_timesteps = int(total_timesteps)
         if seed is not None and seed != self.config.seed:
             self._reseed(seed)
         if self._trainer is None:
@@ -193,8 +196,9 @@ class TRPO:
             self._events = self._event_file(Path(self.tensorboard_log), trainer)
 
         def wish() -> Wish:
-            goes_on = callback is None or callback(scope, globals()) is not False
-            return Wish.NOTHING if goes_on else Wish.STOP
+            answer = True if callback is None else callback(scope, globals())
+            stops = isinstance(answer, bool | np.bool_) and not answer
+            return Wish.STOP if stops else Wish.NOTHING
 
         asked_for = Wish.NOTHING
         try:
@@ -208,6 +212,10 @@ class TRPO:
                     shown.show(row, line=last or row["iteration"] % log_interval == 0)
                 if self._events is not None:
                     self._events.add(row)
+        except SystemExit as stop:
+            if trainer.comm.size > 1:  # this rank alone, perhaps, and the others would wait
+                startup.abort(stop)
+            raise
         finally:
             if shown is not None:
                 shown.close()
@@ -223,11 +231,16 @@ class TRPO:
     def _reseed(self, seed: int) -> None:
         if self._state is not None:
             raise UsageError(f"seed is {seed}, but this run has begun with {self.config.seed}")
-        config = replace(self.config, seed=seed)
+        config = replace(self.config, seed=int(seed))
         config.validate()
         self.config, self._trainer = config, None
         if self._model is not None and not self._model.iteration:  # not one of a command
             self._model = initial_model(config, self._model.spaces)
+
+    def restart_episodes(self) -> None:
+        """Have training start new episodes: someone else has stepped its environments."""
+        if self._trainer is not None:
+            self._trainer.restart_episodes()
 
     def _forget(self, trainer: Trainer | None = None) -> None:
         """Take the trainer's parameters, and drop what was made of older ones."""
@@ -381,9 +394,10 @@ class TRPO:
         return model.normalizer(rows), one
 
     def save(self, path: str | Path, include_code: bool = False) -> None:
-        """Write the model to one file, whole or not at all: rank 0 does. `.zip` is added.
+        """Write the model to one file, whole or not at all. `.zip` is added.
 
-        JSON and plain arrays; with the normaliser, Adam's moments and the counters.
+        JSON and plain arrays; with the normaliser, Adam's moments and the counters. Under MPI call
+        it on all ranks: rank 0 writes, and on each the file is there when this returns.
 
         Args:
             path: the file.
@@ -391,8 +405,6 @@ class TRPO:
                 `load(..., allow_code=True)` runs it.
         """
         model = self._whole()
-        if startup.launched().rank != 0:
-            return
         path = Path(path)
         if path.suffix != ".zip":
             path = path.with_name(path.name + ".zip")
@@ -401,8 +413,15 @@ class TRPO:
         members = checkpoint.members(self.config, model, None, state or {}, [])
         if include_code and self.config.network is not None:
             members[CODE] = code_of(self.config.network)
-        with whole_file(path) as file:
-            archive.write(file, members)
+
+        def write() -> None:
+            with whole_file(path) as file:
+                archive.write(file, members)
+
+        if startup.launched().size > 1:
+            startup.connect().on_root(write)
+        else:
+            write()
 
     @classmethod
     def load(
@@ -475,6 +494,13 @@ class PPO(TRPO):
         super().__init__(env=env, verbose=verbose, **settings)
 
 
+def _plain(value: Any) -> Any:
+    """A setting as `Config` has it: no list, and none of NumPy's numbers, which are no JSON."""
+    if isinstance(value, list | tuple):
+        return tuple(_plain(x) for x in value)
+    return value.item() if isinstance(value, np.generic) else value
+
+
 def _read(path: Path) -> tuple[Model, Config, dict[str, Any] | None]:
     """Model, settings and state of a file; of a command's `model.zip` it is the model alone."""
     with archive.model_file_errors(str(path), f"there is no {path}"):
@@ -483,6 +509,7 @@ def _read(path: Path) -> tuple[Model, Config, dict[str, Any] | None]:
                 model = model_file.read(file)
                 settings = Config(
                     **dataclasses.asdict(model.architecture),
+                    reward_scale=model.reward_scale,
                     normalize_observations=model.normalizer.moments is not None,
                     normalize_returns=model.return_moments is not None,
                 )
@@ -512,9 +539,11 @@ def _network(path: Path, name: str, given: Any, allow_code: bool) -> str:
 def evaluate_policy(
     model: TRPO, env: Env, n_eval_episodes: int = 10, deterministic: bool = True, seed: int = 0
 ) -> tuple[float, float]:
-    """Mean and standard deviation of the returns of so many episodes.
+    """Mean and standard deviation of the returns of `n_eval_episodes` episodes.
 
-    Of several environments each plays its share: the first to end would favour short episodes.
+    Several environments play equal shares: to take the first that end would favour short episodes.
+    After an evaluation in the environment that the model trains in, training starts new episodes
+    there.
     """
     number = env.num_envs if isinstance(env, gym.vector.VectorEnv) else 1
     envs = given.columns_of(env, range(number))
@@ -529,9 +558,13 @@ def evaluate_policy(
         running[info.get("reset", [])] = 0.0
         state[info.get("reset", [])] = 0.0
         for i in info.get("final_obs", {}):
-            if len(returns[i]) < share[i]:
-                returns[i].append(float(running[i]))
+            # A life of an Atari game, which ends no game, counts as none.
+            game = info.get("games", {}).get(i, (running[i], 0))
+            if game is not None and len(returns[i]) < share[i]:
+                returns[i].append(float(game[0]))
             running[i], state[i] = 0.0, 0.0
+    if env is model.env and given.is_own(env):
+        model.restart_episodes()
     flat = [total for own in returns for total in own]
     return float(np.mean(flat)), float(np.std(flat))
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from trpo_mpi import __version__, stopping
 from trpo_mpi.config import Config
 from trpo_mpi.evaluation import Summary
-from trpo_mpi.formats import clock, number
+from trpo_mpi.formats import clock, iteration_seconds, number
 from trpo_mpi.grid import Grid
 from trpo_mpi.parallel import startup
 from trpo_mpi.run_directory.checkpoint import Checkpoint
@@ -139,26 +139,26 @@ class Display:
             self._view.close()
             self._view = None
 
-    def _left(self, row: dict[str, Any]) -> float:
+    def _left(self, row: dict[str, Any]) -> float | None:
         """Seconds to the end, at the speed of the latest iterations and what lies between them."""
         now = row["timesteps"], row["seconds"]
         self._passed.append(now)
         steps, seconds = (b - a for a, b in zip(self._passed[0], now, strict=True))
         rate = steps / seconds if seconds > 0 else row["steps_per_second"]
-        return max(0.0, (self._total - row["timesteps"]) / rate)
+        return max(0.0, (self._total - row["timesteps"]) / rate) if rate else None
 
-    def _log(self, row: dict[str, Any], left: float) -> None:
+    def _log(self, row: dict[str, Any], left: float | None) -> None:
         if self._lines % HEADER_EVERY == 0:
             print(HEADER)
         self._lines += 1
-        seconds = row["timesteps_per_batch"] / row["steps_per_second"]
         print(
             f"{row['iteration']:9d} {row['timesteps']:11d} "
             f"{number(row['episode_return_mean'], 2):>10} "
             f"{number(row['episode_length_mean'], 1):>9} "
             f"{number(row.get('kl'), 5):>8} {number(row.get('entropy'), 3):>8} "
             f"{number(row.get('explained_variance'), 3):>9} "
-            f"{row['steps_per_second']:8.0f} {100 * row['mpi_seconds'] / seconds:6.0f} "
+            f"{row['steps_per_second']:8.0f} "
+            f"{number(100 * row['mpi_seconds'] / iteration_seconds(row), 0):>6} "
             f"{clock(left):>10}",
             flush=True,
         )

@@ -9,7 +9,7 @@ import numpy as np
 
 from trpo_mpi.config import Atari, Config
 from trpo_mpi.envs.make import make_env
-from trpo_mpi.envs.spaces import Spaces
+from trpo_mpi.envs.spaces import Spaces, same
 from trpo_mpi.errors import UsageError
 from trpo_mpi.normalization import Moments, ObservationNormalizer
 from trpo_mpi.policies.acting import Actor, safe_blocks
@@ -36,6 +36,8 @@ class Model:
     """How the game is presented to the policy, if it is a game of ale-py."""
     time_feature: bool = False
     """Whether observations end with the elapsed fraction of the time limit."""
+    reward_scale: float = 1.0
+    """`Config.reward_scale` of its run, by which the critic's values are scaled."""
     iteration: int | None = None
     """The iteration of its run after which it was saved; None if the file does not say."""
     timesteps: int | None = None
@@ -103,7 +105,8 @@ class Model:
             ("normalize_observations", normalized, config.normalize_observations and not images),
             ("normalize_returns", self.return_moments is not None, config.normalize_returns),
         ):
-            if mine != its:
+            spaced = isinstance(mine, gym.Space)
+            if not (same(mine, its) if spaced else mine == its):
                 raise UsageError(f"{source} has {what} {mine}, but the run has {its}")
 
 
@@ -129,4 +132,5 @@ def initial_model(config: Config, spaces: Spaces) -> Model:
         adam={"steps": 0, "m": np.zeros_like(phi), "v": np.zeros_like(phi)},
         atari=config.atari,
         time_feature=config.time_feature,
+        reward_scale=config.reward_scale,
     )

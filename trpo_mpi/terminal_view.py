@@ -20,7 +20,7 @@ from rich.console import Console, Group
 from rich.live import Live
 from rich.text import Text
 
-from trpo_mpi.formats import clock, number
+from trpo_mpi.formats import clock, iteration_seconds, number
 
 WIDTH = 78
 """Columns at most: a terminal that is made narrower, down to this, has no line to break."""
@@ -67,7 +67,7 @@ class TerminalView:
         self._live.start(refresh=True)
         console.show_cursor(True)
 
-    def show(self, row: Mapping[str, Any], left: float) -> None:
+    def show(self, row: Mapping[str, Any], left: float | None) -> None:
         """One iteration, and the seconds that are left after it."""
         first, last = (
             int(POINTS * min(n / self._total, 1)) for n in (self._done, row["timesteps"])
@@ -170,24 +170,24 @@ class TerminalView:
             yield cell
 
     def _seconds(self) -> float:
-        return sum(r["timesteps_per_batch"] / r["steps_per_second"] for r in self._rows)
+        return sum(iteration_seconds(r) for r in self._rows if r["timesteps_per_batch"])
 
     def _speed(self) -> float | None:
         """Time steps a second."""
         steps = sum(r["timesteps_per_batch"] for r in self._rows)
-        return steps / self._seconds() if self._rows else None
+        return steps / self._seconds() if steps else None
 
     def _shares(self) -> Text:
         """Where the time goes."""
         text = Text.assemble((f"{'time':<10}", "dim"))
-        rest = 1.0
+        rest, seconds = 1.0, self._seconds()
         for part in ("sample", "policy", "critic", "other"):
             share = rest
-            if part != "other" and self._rows:
-                share = sum(r.get(f"{part}_seconds", 0.0) for r in self._rows) / self._seconds()
+            if part != "other" and seconds:
+                share = sum(r.get(f"{part}_seconds", 0.0) for r in self._rows) / seconds
             rest -= share
             text.append(f"{part} ", "dim")
-            text.append(f"{100 * max(0.0, share):3.0f} %   " if self._rows else "  - %   ")
+            text.append(f"{100 * max(0.0, share):3.0f} %   " if seconds else "  - %   ")
         return text
 
 

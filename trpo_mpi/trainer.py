@@ -133,6 +133,11 @@ class Trainer:
         seeds = [seed_sequence(self.config.seed, *key, column) for column in self.comm.columns]
         return Sampler(self._envs, seeds, self.policy)
 
+    def restart_episodes(self) -> None:
+        """Start new episodes in all own environments, with seeds of this iteration."""
+        self._sampler = self._new_sampler(RESTART, self.counters.iteration)
+        self._discounted = np.zeros(len(self.comm.columns))
+
     @property
     def _first_horizon(self) -> bool:
         """Whether the normalisers are still empty: then a batch only initialises them."""
@@ -419,6 +424,7 @@ class Trainer:
             adam=self.critic.adam.tree(),
             atari=self._atari,
             time_feature=self._time_feature,
+            reward_scale=self.config.reward_scale,
             iteration=self.counters.iteration,
             timesteps=self.counters.timesteps,
         )
@@ -476,7 +482,7 @@ class Trainer:
         self.schedule_timesteps = state["schedule_timesteps"]
         self.started = time.perf_counter() - state["seconds"]
         if not columns:
-            self._sampler = self._new_sampler(RESTART, self.counters.iteration)
+            self.restart_episodes()
             return len(self.comm.columns)
         self.critic.restore_columns([column.get("fitted") for column in columns], self.comm.columns)
         restarted = 0

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from trpo_mpi import display
 from trpo_mpi.evaluation import Evaluator, mode_of
+from trpo_mpi.formats import iteration_seconds
 from trpo_mpi.parallel.communicator import Communicator
 from trpo_mpi.recording import Recorder
 from trpo_mpi.run_directory import EVALUATIONS, archive, status_file
@@ -82,7 +83,7 @@ class TrainingRun:
             row, episodes, wish = trainer.iterate(self._wish)
             reason = trainer.finished()
             if self._comm.is_root:
-                self._seconds = row["timesteps_per_batch"] / row["steps_per_second"]
+                self._seconds = iteration_seconds(row)
                 self._progress.add(row)
                 self._monitor.add(episodes)
                 if self._events is not None:

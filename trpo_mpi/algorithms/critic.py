@@ -175,7 +175,10 @@ class Critic:
 
     def restore_columns(self, columns: Sequence[list[np.ndarray] | None], own: range) -> None:
         """Restore what `column_state` gave for all columns, C."""
-        given = [column for column in columns if column is not None]
+        # Observations, memory, targets, perhaps the values before, and the mask: those of a run
+        # with other settings may be fewer or more.
+        number = 4 if self._clip is None else 5
+        given = [column for column in columns if column is not None and len(column) == number]
         if self._two_batches and len(given) == len(columns):
             *arrays, _ = zip(*(given[column] for column in own), strict=True)
             self._last = [np.stack(x) for x in arrays], np.stack([x[-1] for x in given])

@@ -95,9 +95,11 @@ class Frames(AtariPreprocessing):
     """Gymnasium's preprocessing, in which pooling can be left out."""
 
     def __init__(self, env: Env, settings: Atari) -> None:
+        # Backgammon and VideoCheckers have no action that does nothing.
+        can_wait = env.unwrapped.get_action_meanings()[0] == "NOOP"  # type: ignore[attr-defined]
         super().__init__(
             env,
-            noop_max=settings.noop_max,
+            noop_max=settings.noop_max if can_wait else 0,
             frame_skip=settings.frame_skip,
             screen_size=settings.screen_size,
             grayscale_obs=settings.grayscale,

@@ -78,7 +78,8 @@ def flat_rows(space: gym.Space[Any], observations: Any) -> tuple[np.ndarray, boo
     for what is neither.
     """
     try:
-        if isinstance(space, gym.spaces.Box) and np.shape(observations)[1:] == space.shape:
+        shape = np.shape(observations) if isinstance(space, gym.spaces.Box) else ()
+        if shape and shape[1:] == space.shape:
             kept = _bytes if flat_type(space) == np.uint8 else np.asarray
             return kept(observations).reshape(len(observations), -1), False
         flatten, number = flattener(space), _length(space, observations)
@@ -112,12 +113,24 @@ def _length(space: gym.Space[Any], observations: Any) -> int | None:
     raise ValueError(f"the space has shape {own}")
 
 
+def same(one: gym.Space[Any], other: gym.Space[Any]) -> bool:
+    """Whether two spaces are equal, and of Dicts the order of the keys: flat vectors have it."""
+    if isinstance(one, gym.spaces.Dict) and isinstance(other, gym.spaces.Dict):
+        if list(one.spaces) != list(other.spaces):
+            return False
+        return all(map(same, one.spaces.values(), other.spaces.values()))
+    if isinstance(one, gym.spaces.Tuple) and isinstance(other, gym.spaces.Tuple):
+        return len(one.spaces) == len(other.spaces) and all(map(same, one.spaces, other.spaces))
+    return bool(one == other)
+
+
 def to_tree(space: gym.Space[Any]) -> dict[str, Any]:
     """A space as plain data; see `archive.pack`. Raises `TypeError` for one of another kind."""
     if isinstance(space, gym.spaces.Box):
         return {"box": [space.low, space.high]}
     if isinstance(space, gym.spaces.Discrete):
-        return {"discrete": [int(space.n), int(space.start)]}
+        dtype = [] if space.dtype == np.int64 else [np.dtype(space.dtype).str]
+        return {"discrete": [int(space.n), int(space.start), *dtype]}
     if isinstance(space, gym.spaces.MultiDiscrete):
         return {"multi_discrete": [space.nvec, space.start]}
     if isinstance(space, gym.spaces.MultiBinary):
@@ -136,7 +149,9 @@ def from_tree(tree: dict[str, Any]) -> gym.Space[Any]:
         low, high = content
         return gym.spaces.Box(low, high, dtype=low.dtype.type)
     if kind == "discrete":
-        return gym.spaces.Discrete(content[0], start=content[1])
+        n, start, *dtype = content
+        more = {"dtype": np.dtype(dtype[0]).type} if dtype else {}
+        return gym.spaces.Discrete(n, start=start, **more)
     if kind == "multi_discrete":
         nvec, start = content
         return gym.spaces.MultiDiscrete(nvec, dtype=nvec.dtype.type, start=start)

@@ -10,7 +10,7 @@ import numpy as np
 from trpo_mpi.envs.capture import UnknownStateError, capture, restore
 from trpo_mpi.envs.spaces import flat_type, flattener
 from trpo_mpi.envs.watchdog import Watchdog
-from trpo_mpi.errors import EnvironmentFault
+from trpo_mpi.errors import EnvironmentFault, UsageError
 
 
 class ColumnEnvs(gym.vector.VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
@@ -41,6 +41,8 @@ class ColumnEnvs(gym.vector.VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
         watchdog: Watchdog | None = None,
     ) -> None:
         self.envs = [make() for make in makers]
+        if len({id(env) for env in self.envs}) < len(self.envs):
+            raise UsageError("the function gave one environment twice; it must make a new one")
         self._carry = carry
         self._watchdog = watchdog or Watchdog()
         self.num_envs = len(self.envs)

@@ -175,7 +175,7 @@ def run(main: Callable[[], int]) -> NoReturn:
         # `--help` ends so, before MPI is there. Later, say from inside an environment, it may
         # be this rank alone, and the others would wait.
         if not isinstance(error, SystemExit) or _initialised_mpi() is not None:
-            _abort(error)
+            abort(error)
         code = error.code if isinstance(error.code, int) else int(error.code is not None)
     _leave(code)
 
@@ -227,7 +227,7 @@ def note_failure(line: str, seconds: float = 5.0) -> None:
         thread.join(seconds)
 
 
-def _abort(error: BaseException) -> NoReturn:
+def abort(error: BaseException) -> NoReturn:
     """Print a failure once and end all ranks with exit code 1."""
     _, size, rank = launched()
     # A fault that all ranks share is reported by the first: its abort ends the others' wait.
@@ -271,7 +271,7 @@ def _abort_on_exception(
     """`sys.excepthook` for scripts that use this package without `run`."""
     if issubclass(kind, KeyboardInterrupt):
         _quit_quietly(signal.SIGINT, None)
-    _abort(error.with_traceback(trace))
+    abort(error.with_traceback(trace))
 
 
 def _quit_quietly(_signum: int, _frame: types.FrameType | None) -> NoReturn:

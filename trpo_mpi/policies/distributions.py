@@ -127,8 +127,8 @@ class Categorical:
 
     def to_environment(self, actions: np.ndarray) -> np.ndarray:
         """Actions as the environment takes them: integers from the space's start."""
-        shifted: np.ndarray = actions.astype(np.int64) + int(self.space.start)
-        return shifted
+        shifted = actions.astype(np.int64) + int(self.space.start)
+        return shifted.astype(self.space.dtype, copy=False)
 
     def from_environment(self, actions: np.ndarray) -> np.ndarray:
         """(n,) actions of the space as `log_prob` takes them."""

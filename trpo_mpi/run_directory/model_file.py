@@ -52,6 +52,8 @@ def members(model: Model) -> dict[str, bytes]:
     }
     if model.time_feature:
         header["time_feature"] = True
+    if model.reward_scale != 1:
+        header["reward_scale"] = model.reward_scale
     if model.atari is not None:
         header["atari"] = dataclasses.asdict(model.atari)
     spaces = [to_tree(model.spaces.observation), to_tree(model.spaces.action)]
@@ -144,6 +146,7 @@ def _model(header: dict[str, Any], arrays: dict[str, np.ndarray], spaces: Spaces
         adam=adam,
         atari=_atari(header["atari"]) if "atari" in header else None,
         time_feature=header.get("time_feature", False),
+        reward_scale=float(header.get("reward_scale", 1.0)),
         iteration=header.get("iteration"),
         timesteps=header.get("timesteps"),
     )
