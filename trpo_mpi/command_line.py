@@ -6,11 +6,12 @@ import difflib
 import io
 import re
 import sys
+import typing
 from typing import TypeVar
 
 import tyro
 
-from trpo_mpi.config import CONFIGS, Config, flag
+from trpo_mpi.config import CONFIGS, Config, check_names, flag, ranges
 from trpo_mpi.errors import UsageError
 from trpo_mpi.help_text import help_text, required
 from trpo_mpi.parallel import startup
@@ -41,7 +42,7 @@ def parse(
     err = io.StringIO()
     try:
         with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(err):
-            return tyro.cli(settings, prog=prog, args=arguments, default=base)
+            found = tyro.cli(settings, prog=prog, args=arguments, default=base)
     except SystemExit as stop:
         if not stop.code:
             if startup.launched().rank == 0:
@@ -51,7 +52,9 @@ def parse(
         if refusal.startswith("Missing from"):
             names = [name for name in required(settings) if f" {name} " in refusal]
             refusal = f"{' and '.join(names)} must be given; --help says what"
-        raise UsageError(refusal + _near_flags(refusal, settings)) from None
+        raise UsageError(_plainly(refusal, settings) + _near_flags(refusal, settings)) from None
+    check_names(found)
+    return found
 
 
 def training_settings(module: str, arguments: list[str] | None = None) -> Config:
@@ -86,6 +89,24 @@ def _one_line(panel: str) -> str:
         elif text:
             break
     return text.strip().rstrip(".") or " ".join(panel.split())
+
+
+def _plainly(refusal: str, settings: type) -> str:
+    """tyro's refusal of a value in the words in which `check_ranges` refuses one."""
+    match = re.match(r"Error parsing --([\w-]+): .*?('.*')", refusal)
+    if match:
+        name, value = match[1].replace("-", "_"), " ".join(re.findall(r"'([^']*)'", match[2]))
+        hint = typing.get_type_hints(settings, include_extras=True).get(name)
+        several = tuple in (typing.get_origin(part) for part in (hint, *typing.get_args(hint)))
+        words = "; ".join(limit.words for limit in ranges(hint)) or "a number"
+        if several:
+            words = f"one value or more, with spaces between them, each {words}"
+        return f"{flag(name)} is {value!r}; it must be {words}"
+    match = re.match(r"invalid choice ('.*?') for argument '(--[\w-]+)'.*\((.*)\)", refusal)
+    if match:
+        allowed = [word for word in re.findall(r"'([^']*)'", match[3]) if word != "None"]
+        return f"{match[2]} is {match[1]}; it must be one of {', '.join(allowed)}"
+    return refusal
 
 
 def _near_flags(refusal: str, settings: type) -> str:

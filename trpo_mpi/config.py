@@ -7,9 +7,11 @@ carries the range, which `validate` checks.
 
 import dataclasses
 import math
+import os
 import typing
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 
 from trpo_mpi.errors import UsageError
@@ -29,8 +31,9 @@ Fraction = Annotated[float, Range("a number above 0 and up to 1", lambda x: 0 < 
 Discount = Annotated[float, Range("a number from 0 to 1", lambda x: 0 <= x <= 1)]
 Shrink = Annotated[float, Range("a number above 0 and below 1", lambda x: 0 < x < 1)]
 Chance = Annotated[float, Range("a number from 0 and below 1", lambda x: 0 <= x < 1)]
-Count = Annotated[int, Range("a whole number of 1 or more", lambda x: x >= 1)]
-Natural = Annotated[int, Range("a whole number of 0 or more", lambda x: x >= 0)]
+Count = Annotated[int, Range("a whole number from 1 to 10^15", lambda x: 1 <= x <= 10**15)]
+Natural = Annotated[int, Range("a whole number from 0 to 10^15", lambda x: 0 <= x <= 10**15)]
+Pixels = Annotated[int, Range("a whole number from 1 to 1000", lambda x: 1 <= x <= 1000)]
 Policies = Literal[
     "MlpPolicy",
     "MlpLstmPolicy",
@@ -39,6 +42,8 @@ Policies = Literal[
     "CnnLstmPolicy",
     "CnnLnLstmPolicy",
 ]
+NAME_MAX, PATH_MAX = 255, 4000
+"""Bytes that a file's name, and a path, may have on every common file system."""
 ADAPTED_KL = (0.001, 0.01)
 """Bounds between which --adapt moves the trust region, in nats."""
 Recipes = Literal[
@@ -260,6 +265,17 @@ class Config:
         check_ranges(self)
         if self.atari is not None and self.time_feature:
             raise UsageError("--time-feature is for observations that are numbers, not images")
+        for name in ("outdir", "resume", "load"):
+            if getattr(self, name) == "":
+                raise UsageError(f"{flag(name)} is empty; it must name a directory")
+        if self.load is None and self.which != "latest":
+            raise UsageError(f"--which {self.which} is of --load, which is not given")
+        elsewhere = self.outdir is not None and Path(self.outdir) != Path(self.resume)
+        if self.resume not in ("never", "auto") and elsewhere:
+            raise UsageError(
+                f"--resume {self.resume} continues in that directory, and not in --outdir "
+                f"{self.outdir}: leave one out, or start from its model by --load {self.resume}"
+            )
         if self.gpu not in ("-1", "auto") and not self.gpu.isdecimal():
             raise UsageError(f"--gpu is {self.gpu!r}; it must be -1, auto or a device's number")
         if self.episodes_per_batch is not None:
@@ -300,7 +316,7 @@ class Atari:
     """Atari: press FIRE if a game, or a life in it, waits for that."""
     episodic_life: bool = True
     """Atari: a lost life ends an episode for the learner; reported returns are of whole games."""
-    screen_size: Count = 84
+    screen_size: Pixels = 84
     """Atari: height and width of the image, in pixels."""
     grayscale: bool = True
     """Atari: grey images in place of colour."""
@@ -376,16 +392,34 @@ def check_ranges(settings: Any) -> None:
         _check(field.name, getattr(settings, field.name), hints[field.name])
 
 
+def ranges(hint: Any) -> Iterator[Range]:
+    """Those in the type of a field, inside unions and tuples too."""
+    for part in (hint, *typing.get_args(hint)):
+        limits = getattr(part, "__metadata__", ())
+        yield from (limit for limit in limits if isinstance(limit, Range))
+
+
+def check_names(settings: Any) -> None:
+    """Raise `UsageError` for the first text too long for the name of a file or a directory."""
+    for field in dataclasses.fields(settings):
+        value = getattr(settings, field.name)
+        for text in value if isinstance(value, tuple) else (value,):
+            if isinstance(text, str):
+                length = max(len(os.fsencode(part)) for part in text.split("/"))
+                if length > NAME_MAX or len(os.fsencode(text)) > PATH_MAX:
+                    raise UsageError(
+                        f"{flag(field.name)} is too long, {text[:20]}...: a name may have "
+                        f"{NAME_MAX} bytes, a path {PATH_MAX}"
+                    )
+
+
 def _check(name: str, value: Any, hint: Any) -> None:
     """Check a value against the `Range` in its type, inside unions and tuples too."""
-    for part in (hint, *typing.get_args(hint)):
-        for limit in getattr(part, "__metadata__", ()):
-            if not isinstance(limit, Range):
-                continue
-            values = value if isinstance(value, tuple) else (value,)
-            for x in values:
-                if x is not None and not (math.isfinite(x) and limit.holds(x)):
-                    raise UsageError(f"{flag(name)} is {x}; it must be {limit.words}")
+    for limit in ranges(hint):
+        for x in value if isinstance(value, tuple) else (value,):
+            if x is not None and not (limit.holds(x) and math.isfinite(x)):
+                shown = str(x) if len(str(x)) <= 40 else f"{str(x)[:37]}..."
+                raise UsageError(f"{flag(name)} is {shown}; it must be {limit.words}")
     if typing.get_origin(hint) is Literal and value not in typing.get_args(hint):
         allowed = ", ".join(typing.get_args(hint))
         raise UsageError(f"{flag(name)} is {value!r}; it must be one of {allowed}")

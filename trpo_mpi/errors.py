@@ -9,6 +9,13 @@ class UsageError(ValueError):
     """
 
 
+class DivergedError(FloatingPointError):
+    """Training has left the range of numbers.
+
+    Raised on all ranks alike, which ends the job with exit code 1.
+    """
+
+
 class EnvironmentFault(Exception):
     """An environment gave something that can't be trained on, such as a NaN.
 

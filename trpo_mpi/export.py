@@ -47,6 +47,8 @@ def main() -> int:
     settings = parse(Export, "export")
     startup.check_alone()
     startup.unwind_on_signals()
+    if not settings.saved_model:
+        raise UsageError("--saved-model is empty; it must name a directory to write")
     path = Path(settings.saved_model)
     if path.exists():
         raise UsageError(f"--saved-model {path} is there already; name another")

@@ -8,7 +8,7 @@ from trpo_mpi.config import Config
 from trpo_mpi.envs.spaces import Spaces
 from trpo_mpi.errors import UsageError
 from trpo_mpi.grid import Grid
-from trpo_mpi.policies.policy import POLICIES, observation_type
+from trpo_mpi.policies.policy import POLICIES, Architecture, ValueNetwork, observation_type
 
 GIB = 2**30
 CGROUPS = {
@@ -47,6 +47,29 @@ def check_batch(config: Config, grid: Grid, spaces: Spaces, columns: int) -> Non
             f"--{kind.replace(' ', '')}s-per-batch {each * grid.num_envs} takes "
             f"{'up to ' if grid.episodes else ''}{needed / GIB:.1f} GiB of the memory of "
             f"a node, which has {free / GIB:.1f} GiB free; {advice}"
+        )
+
+
+def check_networks(config: Config, spaces: Spaces, ranks: int, columns: int) -> None:
+    """Raise `UsageError` if the networks of a node's ranks, for their columns, do not fit there.
+
+    Not of a user's own network, whose parameters only Keras can count.
+    """
+    if config.network is not None:
+        return
+    architecture = Architecture.of(config)
+    policy = architecture.make_policy(spaces.observation, spaces.action)
+    critic = ValueNetwork(policy, spaces.observation, architecture)
+    parameters = policy.num_parameters + critic.num_parameters
+    # Float32: the parameters and Adam's moments with what computing them takes, about twelve
+    # vectors of each rank; and a copy and its gradient of each column that is worked on together.
+    copies = 12 * ranks + 2 * (ranks if policy.one_column else columns)
+    needed, free = 4 * parameters * copies, available()
+    if free is not None and needed > free:
+        raise UsageError(
+            f"the networks have {parameters:,} parameters, which with {columns} environments take "
+            f"{needed / GIB:.1f} GiB of the memory of a node, which has {free / GIB:.1f} GiB free; "
+            "choose smaller layers or fewer environments"
         )
 
 

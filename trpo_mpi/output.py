@@ -28,9 +28,11 @@ def _lasting(stream: TextIO | None) -> TextIO:
     if stream is None:  # closed before Python started
         return open(os.devnull, "w", encoding="utf-8")
     stream.flush()
+    # What the encoding of a terminal or a log has no signs for is written as \\u... .
+    errors = "backslashreplace" if stream.errors == "strict" else stream.errors
     return io.TextIOWrapper(
         io.BufferedWriter(_Lasting(stream.fileno(), "w", closefd=False)),
         encoding=stream.encoding,
-        errors=stream.errors,
+        errors=errors,
         line_buffering=bool(stream.line_buffering),
     )

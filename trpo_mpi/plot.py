@@ -59,6 +59,7 @@ class Plot:
 def main() -> int:
     """Draw as the command line says; gives the exit code."""
     settings = parse(Plot, "plot")
+    startup.check_alone()
     check(settings)
 
     from trpo_mpi.plotting import diagnostics, learning_curves, style  # matplotlib takes a while

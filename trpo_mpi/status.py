@@ -59,6 +59,7 @@ def main() -> int:
     """List the runs that the command line names; gives the exit code."""
     signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # `| head` ends it, and quietly
     settings = parse(Listing, "status")
+    startup.check_alone()
     if "" in settings.runs:
         raise UsageError("name directories; one is empty")
     paths: list[Path] = []

@@ -37,12 +37,16 @@ class StopRequest:
             signal.signal(number, self._note)
 
     def heed_terminal(self) -> None:
-        """From now on the first Ctrl-C is such a signal, too; a second ends the rank at once.
-
-        And so is the end of the terminal, unless nohup has it ignored. To be called when MPI is
-        there: UCX, below MPICH, takes that signal for itself, and would then print all it does.
-        """
+        """From now on the first Ctrl-C is such a signal, too; a second ends the rank at once."""
         signal.signal(signal.SIGINT, self._note)
+        self.heed_hangup()
+
+    def heed_hangup(self) -> None:
+        """From now on the end of the terminal is such a signal, too, unless nohup has it ignored.
+
+        To be called when MPI is there: UCX, below MPICH, takes that signal for itself, and would
+        then print all that it does.
+        """
         ignored = signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
         signal.signal(signal.SIGHUP, signal.SIG_IGN if ignored else self._note)
 

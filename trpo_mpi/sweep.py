@@ -63,6 +63,9 @@ def main() -> int:
     settings, common = _parse(sys.argv[1:])
     if startup.launched().size > 1:
         raise UsageError("start this without mpirun; --ranks says how many ranks a run has")
+    for name in ("outdir", "slurm"):
+        if getattr(settings, name) == "":
+            raise UsageError(f"--{name} is empty; it must be a name")
     outdir, varied = Path(settings.outdir), variations(settings.vary)
     runs = plan(settings.envs, seeds(settings.seeds), varied, common, outdir, settings.ranks)
     works = settings.slurm is None and settings.jobs != 0
@@ -98,7 +101,7 @@ def _parse(arguments: list[str]) -> tuple[Sweep, list[str]]:
     try:
         settings = parse(Sweep, "sweep", arguments[:place])
     except UsageError as error:
-        hint = "; flags of the runs go behind --" if "Unrecognized" in str(error) else ""
+        hint = "; flags of the runs go after --" if "Unrecognized" in str(error) else ""
         raise UsageError(f"{error}{hint}") from None
     check_ranges(settings)
     return settings, arguments[place + 1 :]
@@ -108,6 +111,8 @@ def _show(runs: Sequence[Run], finished: Sequence[Run], varied: list[str], outdi
     """The table, on the terminal and as a file, and the learning curves."""
     rows = results.table(runs, finished, varied)
     print(results.as_text(rows, varied))
+    if not outdir.is_dir():  # nothing has been started
+        return
     file, curves = outdir / "results.csv", outdir / "curves.png"
     results.write(rows, file)
     fault = results.draw(finished, curves)

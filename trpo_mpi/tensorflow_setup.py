@@ -1,5 +1,6 @@
 """Imports TensorFlow with the threads, devices and silence that a rank should have."""
 
+import faulthandler
 import os
 import sys
 from types import ModuleType
@@ -32,12 +33,16 @@ def set_up(gpu: str, local_rank: int, drawn: bool = False) -> list[str]:
     kept = os.dup(2)
     null = os.open(os.devnull, os.O_WRONLY)
     os.dup2(null, 2)
+    # What Python says meanwhile is seen: that Ctrl-C has ended it, or where TensorFlow crashed.
+    shown, sys.stderr = sys.stderr, os.fdopen(os.dup(kept), "w", buffering=1)
+    crashes = faulthandler.is_enabled()
+    faulthandler.enable(sys.stderr)
     try:
         import tensorflow as tf
 
         devices = tf.config.list_physical_devices("GPU")
         for kind in ("intra", "inter"):
-            threads = int(os.environ.get(f"TF_NUM_{kind.upper()}OP_THREADS", "0"))
+            threads = int(os.environ.get(f"TF_NUM_{kind.upper()}OP_THREADS") or "0")
             getattr(tf.config.threading, f"set_{kind}_op_parallelism_threads")(threads)
         chosen = choose_gpu(gpu, local_rank, [device.name for device in devices])
         visible = [device for device in devices if device.name in chosen]
@@ -51,6 +56,11 @@ def set_up(gpu: str, local_rank: int, drawn: bool = False) -> list[str]:
         if keras is None:
             del sys.modules["keras.src"]
         os.dup2(kept, 2)
+        faulthandler.disable()
+        if crashes:
+            faulthandler.enable()
+        sys.stderr.close()
+        sys.stderr = shown
         os.close(kept)
         os.close(null)
     return chosen

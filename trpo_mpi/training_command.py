@@ -44,6 +44,7 @@ def main(module: str) -> int:
     stop_request = StopRequest()
     config = training_settings(module)
     comm = startup.connect()
+    stop_request.heed_hangup()
     found = comm.on_root(lambda: _find(config))
     if found is not None:
         config = _settings_to_resume(found, module)
@@ -59,6 +60,8 @@ def main(module: str) -> int:
         start.check_fits(config, spaces, source)
     on_node = comm.node_sum(len(comm.columns))
     largest = largest_grid(config, grid, time_limit(config.env, config.atari))
+    ranks_on_node = comm.node_sum(1)
+    comm.everywhere(lambda: memory.check_networks(config, spaces, ranks_on_node, on_node))
     comm.everywhere(lambda: memory.check_batch(config, largest, spaces, on_node))
     envs = comm.everywhere(lambda: _make_envs(config, comm, fault is None, watchdog))
     evaluator = None
@@ -101,6 +104,11 @@ def _find(config: Config) -> Checkpoint | None:
     if config.resume == "never":
         return None
     path = directory.path_of(config)
+    if path.is_dir() and not config.check:
+        try:
+            directory.claim(path)
+        except OSError as error:
+            raise UsageError(f"--resume: {path} can't be written: {error.strerror}") from None
     found = checkpoint.newest(path)
     if found is None and config.resume != "auto":
         raise UsageError(f"--resume {config.resume}: there is no whole checkpoint in {path}")
@@ -172,6 +180,11 @@ def _check(trainer: "Trainer", comm: Communicator) -> int:
         start = time.perf_counter()
         comm.sum_columns("check", buffer)
         times.append(time.perf_counter() - start)
+    timesteps = trainer.config.num_timesteps
+    left = 4 * max(1, trainer.grid.timesteps)  # so that no batch is cut short at the end of the run
+    trainer.config = dataclasses.replace(
+        trainer.config, num_timesteps=trainer.counters.timesteps + left
+    )
     for _ in range(3):  # the first only initialises the normalisers
         row = trainer.iterate().row
     if comm.is_root:
@@ -179,7 +192,7 @@ def _check(trainer: "Trainer", comm: Communicator) -> int:
         print(
             f"one exact Allreduce of {size:.0f} KiB: {np.median(times) * 1e6:.0f} us\n"
             f"expected speed: {row['steps_per_second']:.0f} steps/s, "
-            f"{trainer.config.num_timesteps / row['steps_per_second'] / 60:.1f} minutes in all"
+            f"{timesteps / row['steps_per_second'] / 60:.1f} minutes in all"
         )
     return 0
 

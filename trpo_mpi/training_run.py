@@ -75,7 +75,8 @@ class TrainingRun:
         trainer = self._trainer
         reason, whole = trainer.finished(), True
         if reason is not None and self._comm.is_root:
-            print("the run is finished; raise --num-timesteps to continue", flush=True)
+            limit = "--num-timesteps reached" if reason == "done" else reason
+            print(f"the run is finished, {limit}: a larger limit continues it", flush=True)
         code = 0
         if self._lacks_evaluation(reason is not None) and not self._evaluate():
             reason, code = self._why(), STOPPED

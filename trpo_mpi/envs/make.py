@@ -32,7 +32,7 @@ def make_env(
     none is wanted and the reverse, and for an environment whose packages are missing.
     """
     module, colon, name = env_id.rpartition(":")
-    if not name or (colon and not module):
+    if not name or (colon and not re.fullmatch(r"[^\W\d]\w*(\.[^\W\d]\w*)*", module)):
         raise UsageError(f"--env {env_id}: it must be ID or MODULE:ID")
     if atari is not None and not games.is_atari(env_id):
         raise UsageError(f"--env {env_id}: {_no_game(env_id)}")

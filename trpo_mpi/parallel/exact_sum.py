@@ -18,6 +18,8 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
+from trpo_mpi.errors import DivergedError
+
 HEADROOM = 6
 """Bits by which a quantity may grow from one sum to the next without a repetition."""
 SLACK = 18
@@ -57,7 +59,7 @@ class ExactSum:
             name: of the quantity.
             parts: this rank's columns, in arrays of (columns, N).
 
-        Raises `FloatingPointError` on all ranks if any column holds a NaN or an infinity.
+        Raises `DivergedError` on all ranks if any column holds a NaN or an infinity.
         """
         size = parts[0].shape[1]
         # A NaN comes through.
@@ -80,7 +82,10 @@ class ExactSum:
             self._allreduce(buffer)
             counts = buffer[size:]
             if counts[_BAD]:
-                raise FloatingPointError(f"the sum of {name} over all ranks is not finite")
+                raise DivergedError(
+                    f"training has diverged: the {name} is not finite; smaller step sizes, "
+                    "--max-kl or --reward-scale may help"
+                )
             largest = int(np.flatnonzero(counts)[-1]) + LOWEST
             self.exponents[name] = min(largest + HEADROOM, HIGHEST)
             if largest <= guess and (largest >= guess - SLACK or largest == LOWEST):

@@ -26,7 +26,7 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
 
 from trpo_mpi import output
-from trpo_mpi.errors import EnvironmentFault, UsageError
+from trpo_mpi.errors import DivergedError, EnvironmentFault, UsageError
 
 if TYPE_CHECKING:
     from trpo_mpi.parallel.communicator import Communicator
@@ -69,10 +69,24 @@ def local_rank(environ: Mapping[str, str] = os.environ) -> int:
 def limit_threads() -> None:
     """One thread per rank for BLAS, OpenMP and TensorFlow, unless the user set a number.
 
-    OMP_NUM_THREADS counts for those that are not set themselves.
+    OMP_NUM_THREADS, or the first number of its list, counts for those that are not set themselves.
     """
+    # Empty is as good as unset: scripts set it to a variable that Slurm may leave out.
+    threads = os.environ.get("OMP_NUM_THREADS", "").split(",")[0].strip() or "1"
     for variable in THREAD_VARIABLES:
-        os.environ.setdefault(variable, os.environ.get("OMP_NUM_THREADS", "1"))
+        if not os.environ.get(variable):
+            os.environ[variable] = threads
+
+
+def _check_threads() -> None:
+    """Raise `UsageError` for numbers of threads that TensorFlow or a BLAS would choke on."""
+    for variable in THREAD_VARIABLES:
+        value = os.environ.get(variable, "1")
+        # OpenMP takes a list, a number for each level of nesting.
+        numbers = value.split(",") if variable.startswith("OMP") else [value]
+        lowest = 0 if variable.startswith("TF") else 1
+        if not all(x.strip().isdecimal() and int(x) >= lowest for x in numbers):
+            raise UsageError(f"{variable} is {value!r}; it must be a number of {lowest} or more")
 
 
 def prepare() -> None:
@@ -168,6 +182,7 @@ def run(main: Callable[[], int]) -> NoReturn:
     prepare()
     output.outlive()
     try:
+        _check_threads()
         code = main()
     except UsageError as error:
         code = _refuse(f"{os.path.basename(sys.argv[0]).removesuffix('.py')}: error: {error}")
@@ -233,7 +248,7 @@ def abort(error: BaseException) -> NoReturn:
     # A fault that all ranks share is reported by the first: its abort ends the others' wait.
     time.sleep(min(0.2 * rank, 2.0))
     where = f"rank {rank} of {size}: "
-    if isinstance(error, EnvironmentFault):
+    if isinstance(error, EnvironmentFault | DivergedError):
         line = f"{where}{error}"
         print(line, file=sys.stderr, flush=True)
     else:

@@ -2,8 +2,10 @@
 
 import dataclasses
 import importlib.metadata
+import itertools
 import json
 import platform
+import socket
 import subprocess
 import sys
 import time
@@ -13,9 +15,20 @@ from typing import Any
 from trpo_mpi import __version__
 from trpo_mpi.atomic_file import whole_file, write_text
 from trpo_mpi.config import Config
+from trpo_mpi.directory_lock import hold
 from trpo_mpi.errors import UsageError
-from trpo_mpi.run_directory import CONFIG, PROGRESS
+from trpo_mpi.run_directory import (
+    CHECKPOINTS,
+    CONFIG,
+    MODEL,
+    MONITOR,
+    PROGRESS,
+    STATUS,
+    status_file,
+)
 
+FILES = (PROGRESS, MONITOR, CONFIG, STATUS, MODEL, CHECKPOINTS)
+"""What shows that a directory holds a run."""
 PACKAGES = ("numpy", "tensorflow", "gymnasium", "mujoco", "ale-py", "mpi4py")
 
 
@@ -30,23 +43,24 @@ def path_of(config: Config) -> Path:
 
 
 def create(config: Config, resumes: bool) -> Path:
-    """Make the run directory, or see that that of a resumed run can be written.
+    """Make the run directory, or see that that of a resumed run can be written; see `claim`, too.
 
-    Raises `UsageError` where it can't be, or where `--outdir` names a directory that already
-    holds a run which is not to be resumed.
+    Raises `UsageError` if it can't be, or if `--outdir` names a directory that already holds a run
+    which is not to be resumed.
     """
     path = path_of(config)
-    if config.resume == "never":
-        if config.outdir is not None and (path / PROGRESS).exists():
+    if config.resume == "never" and config.outdir is not None:
+        there = next((name for name in FILES if (path / name).exists()), None)
+        if there is not None:
             raise UsageError(
-                f"--outdir {path} already holds a run; name another directory, or go on with it "
-                "by --resume auto"
+                f"--outdir {path} already holds a run, or at least {there}; name another "
+                "directory, or continue that run by --resume auto"
             )
-        name, number = path.name, 2
-        while config.outdir is None and path.exists():
-            path, number = path.with_name(f"{name}-{number}"), number + 1
     try:
+        if config.resume == "never" and config.outdir is None:
+            path = _new_directory(path)
         path.mkdir(parents=True, exist_ok=True)
+        claim(path)
         with whole_file(path / ".writable"):
             pass
         (path / ".writable").unlink()
@@ -55,6 +69,34 @@ def create(config: Config, resumes: bool) -> Path:
             raise UsageError(f"--resume: {path} can't be written: {error.strerror}") from None
         raise UsageError(f"--outdir {path} can't be written: {error.strerror}") from None
     return path
+
+
+def _new_directory(path: Path) -> Path:
+    """Make the first of PATH, PATH-2, PATH-3, ... that is not there."""
+    for number in itertools.count(1):
+        chosen = path if number == 1 else path.with_name(f"{path.name}-{number}")
+        try:
+            chosen.mkdir(parents=True)
+            return chosen
+        except FileExistsError:
+            continue
+    raise AssertionError
+
+
+def claim(path: Path) -> None:
+    """Keep other runs out of a directory that is there, as long as this process lives.
+
+    Raises `UsageError` if a run is at work in it, and `OSError` if it can't be written. A run that
+    was killed is waited for, and longer on another machine: the lock of a node that has crashed
+    may outlive it by a minute and a half (the lease of NFS).
+    """
+    host = status_file.host_of(path)
+    patience = 5.0 if host in (None, socket.gethostname()) else 100.0
+    if not hold(path, patience):
+        raise UsageError(
+            f"{path}: a run is at work there{f' on {host}' if host else ''}; wait for its end, or "
+            f"name another directory by --outdir"
+        )
 
 
 def write_config(path: Path, config: Config, machine: dict[str, Any], resumes: bool) -> None:
@@ -82,7 +124,7 @@ def _earlier_starts(path: Path) -> list[Any]:
     try:
         last = json.loads(path.read_text(encoding="utf-8"))
         return [*last.pop("earlier_starts", []), last]
-    except (OSError, ValueError, AttributeError):
+    except (OSError, ValueError, AttributeError, TypeError):
         return []
 
 

@@ -88,6 +88,10 @@ def _choose(path: Path, which: str) -> Path:
         return path
     if which == "latest":
         return path / MODEL
+    if which != "best" and not which.isdecimal():
+        raise UsageError(
+            f"--which is {which!r}; it must be latest, best or a checkpoint's iteration"
+        )
     folder = path / CHECKPOINTS
     chosen = folder / ("best.zip" if which == "best" else f"{which:0>8}.zip")
     if not chosen.exists():

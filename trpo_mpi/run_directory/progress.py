@@ -75,10 +75,11 @@ class GrowingFile:
         self._path = path
         self._pending = b""
         self._warned = False
-        if keep is None or not path.exists():
+        if keep is None or not _begins(path, head):
             if keep is not None:
-                print(f"warning: {path} is gone and begins anew", file=sys.stderr, flush=True)
-            elif path.exists():
+                fault = "is damaged" if path.exists() else "is gone"
+                print(f"warning: {path} {fault} and begins anew", file=sys.stderr, flush=True)
+            if path.exists():
                 os.replace(path, path.with_name(f"{path.name}.old"))
             self._open("wb")
             self._end = 0
@@ -136,6 +137,15 @@ class GrowingFile:
         os.fsync(self._file.fileno())
 
 
+def _begins(path: Path, head: str) -> bool:
+    """Whether a file is there and begins with `head`."""
+    try:
+        with open(path, "rb") as file:
+            return file.read(len(head.encode())) == head.encode()
+    except FileNotFoundError:
+        return False
+
+
 class ProgressFile(GrowingFile):
     """progress.csv. What a row does not have stays empty.
 
@@ -184,10 +194,11 @@ def evaluated(directory: Path) -> int:
 def _iterations(path: Path) -> list[int]:
     """First column of the whole rows of a file, if it is there."""
     try:
-        lines = path.read_text(encoding="utf-8").splitlines(keepends=True)[1:]
+        lines = path.read_text(encoding="utf-8", errors="replace").splitlines(keepends=True)[1:]
     except OSError:
         return []
-    return [int(line.partition(",")[0]) for line in lines if line.endswith("\n")]
+    numbers = [line.partition(",")[0] for line in lines if line.endswith("\n")]
+    return [int(number) for number in numbers if number.isdecimal()]
 
 
 def _line(columns: Iterable[str], row: Mapping[str, Any]) -> str:
@@ -197,7 +208,7 @@ def _line(columns: Iterable[str], row: Mapping[str, Any]) -> str:
 def _columns_of(path: Path) -> tuple[str, ...]:
     """Those of a file that is there; an older version may have written fewer."""
     try:
-        head = path.read_text(encoding="utf-8").partition("\n")[0]
+        head = path.read_text(encoding="utf-8", errors="replace").partition("\n")[0]
     except OSError:
         return COLUMNS
     return tuple(head.split(",")) if head.startswith(COLUMNS[0]) else COLUMNS

@@ -90,6 +90,15 @@ def read(path: Path, done: bool, iteration_seconds: float = 0.0) -> Status:
     return Status(LOST, latest, f"no row since; {where}")
 
 
+def host_of(path: Path) -> str | None:
+    """The host on which the run in a directory is or was last at work, if its file says so."""
+    try:
+        host = json.loads((path / STATUS).read_text(encoding="utf-8")).get("host")
+    except (OSError, ValueError, AttributeError):
+        return None
+    return host if isinstance(host, str) else None
+
+
 def _changed(path: Path, name: str) -> float:
     """When a file was last written; 0 where there is none."""
     with contextlib.suppress(OSError):

@@ -1,7 +1,6 @@
 """Runs of a sweep on this machine: so many at a time, each in processes of its own."""
 
 import contextlib
-import fcntl
 import os
 import shutil
 import signal
@@ -13,6 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from trpo_mpi.directory_lock import descriptor_of, hold
 from trpo_mpi.errors import UsageError
 from trpo_mpi.formats import clock
 from trpo_mpi.stopping import STOPPED, StopRequest
@@ -53,22 +53,18 @@ def launch(ranks: int) -> list[str]:
 def lock(outdir: Path) -> int:
     """Make the directory and keep other sweeps out of it, as long as a run lives; a descriptor.
 
-    Raises `UsageError` where another is at work there, or where it can't be written.
+    Raises `UsageError` if another is at work there, or if it can't be written.
     """
     try:
         outdir.mkdir(parents=True, exist_ok=True)
-        descriptor = os.open(outdir / ".lock", os.O_RDWR | os.O_CREAT, 0o644)
+        mine = hold(outdir)
     except OSError as error:
         raise UsageError(f"--outdir {outdir} can't be written: {error.strerror}") from None
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
+    if not mine:
         raise UsageError(
             f"--outdir {outdir}: another sweep, or a run it left behind, is still using it"
-        ) from None
-    except OSError:  # a file system without locks
-        pass
-    return descriptor
+        )
+    return descriptor_of(outdir)
 
 
 @dataclass

@@ -19,6 +19,7 @@ from trpo_mpi.run_directory import checkpoint
 from trpo_mpi.run_directory.progress import evaluated
 from trpo_mpi.state import Counters
 
+MOST_SEEDS = 10_000
 OWN = {
     "env": "that is for --envs",
     "seed": "that is for --seeds",
@@ -85,6 +86,8 @@ def seeds(words: Sequence[str]) -> list[int]:
         first, last = (int(match[1]), int(match[2] or match[1])) if match else (1, 0)
         if first > last:
             raise UsageError(f"--seeds {word}: it must be a number such as 3 or a range as 0-4")
+        if last - first >= MOST_SEEDS:
+            raise UsageError(f"--seeds {word}: these are more than {MOST_SEEDS}")
         numbers += range(first, last + 1)
     return list(dict.fromkeys(numbers))
 
