@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 def make_update(
     policy: Policy, config: Config, grid: Grid, columns: int, steps: int | None
 ) -> PolicyUpdate:
-    """The step of `config.algo`, for `columns` own environments by `steps`; see `PolicyKernels`."""
+    """Make the policy update that `config.algo` names; for the sizes see `PolicyKernels`."""
     from trpo_mpi.algorithms.kl_penalty import KlPenalty
     from trpo_mpi.algorithms.ppo import Ppo
     from trpo_mpi.algorithms.trpo import Npg, Trpo

@@ -16,7 +16,7 @@ class Adam:
         self.v = np.zeros(size, np.float32)
 
     def update(self, x: np.ndarray, gradient: np.ndarray, stepsize: float) -> np.ndarray:
-        """x after one step down `gradient`."""
+        """`x` (P,) after one descent step along `gradient` (P,)."""
         self.steps += 1
         self.m = self.BETA1 * self.m + np.float32(1 - self.BETA1) * gradient
         self.v = self.BETA2 * self.v + np.float32(1 - self.BETA2) * gradient**2
@@ -26,9 +26,9 @@ class Adam:
         return updated
 
     def tree(self) -> dict[str, Any]:
-        """Its state, as plain data."""
+        """The optimiser's state, as plain data."""
         return {"steps": self.steps, "m": self.m, "v": self.v}
 
     def resume(self, tree: dict[str, Any]) -> None:
-        """Go on from there."""
+        """Restore the state that `tree` returned."""
         self.steps, self.m, self.v = (tree[name] for name in ("steps", "m", "v"))

@@ -1,4 +1,4 @@
-"""Solves F x = g, knowing F only by its product with a vector."""
+"""Solves F x = g, given F only through its product with a vector."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -13,13 +13,13 @@ class Solution:
     x: np.ndarray
     """(P,) float64."""
     residual: np.ndarray
-    """g - F x, as the recursion carries it: (P,) float64."""
+    """g - F x as the recursion updates it: (P,) float64."""
     steps: int
-    """Products after which the residual still counted as not zero."""
+    """Iterations that updated x."""
 
     @property
     def residual_norm(self) -> float:
-        """Euclidean length of the residual."""
+        """Euclidean norm of the residual."""
         return float(np.sqrt(self.residual @ self.residual))
 
 
@@ -30,10 +30,10 @@ def conjugate_gradient(
 
     Departures from the textbook:
 
-    1. It always calls `product` `iterations` times. Each call is a collective, and the residual
-       is every rank's own arithmetic: on mixed CPUs ranks could disagree on when to stop, and
-       hang. Once the residual is nothing (1e-20 of |g|**2) or the curvature along p is not
-       positive, x stands still.
+    1. It always calls `product` `iterations` times. Each call is a collective, but each rank
+       computes the residual itself: on mixed CPUs ranks could disagree on when to stop, and hang.
+       Once the squared residual is at most 1e-20 |g|**2, or the curvature along p is not
+       positive, x no longer changes.
     2. No final check of the true residual: the caller's line search judges the step.
 
     Args:

@@ -19,11 +19,11 @@ from trpo_mpi.policies.kernel import Graph, column_chunks, numpy_view, round_up_
 from trpo_mpi.policies.policy import ValueNetwork
 
 VALUES = 1024
-"""Rows whose values are computed at a time, a multiple of 16: it bounds the memory."""
+"""Rows per call when values are computed, a multiple of 16; it bounds the memory."""
 
 
 class Critic:
-    """Value function of a batch's observations (D) and memory (M); `phi` (P,) its parameters."""
+    """A value function of observations (D) and memory (M), with parameters `phi` (P,)."""
 
     def __init__(
         self,
@@ -35,12 +35,12 @@ class Critic:
         clip: float | None = None,
         two_batches: bool = False,
     ) -> None:
-        """`columns` own environments, batches of `steps`, minibatches of `rows` time indices.
+        """For `steps` time steps by `columns` of this rank, in minibatches of `rows` time indices.
 
-        `steps` is a multiple of 8, or None if it changes; then minibatches have as many rows as
-        `rows_per_minibatch` says. With `clip` an error is at least that of a value which has moved
-        by `clip` at most (the value clipping of Baselines' PPO). With `two_batches` it is fitted to
-        the previous batch as well, to the targets of that time (Coady's TRPO).
+        `steps` is a multiple of 8, or None if it varies; minibatches then have as many rows as
+        `rows_per_minibatch` returns. With `clip` an error is at least that of the value after its
+        change is clipped to +-`clip` (the value clipping of Baselines' PPO). With `two_batches` the
+        critic is also fitted to the previous batch, with that batch's targets (Coady's TRPO).
         """
         self._clip = clip
         self._two_batches = two_batches
@@ -82,7 +82,7 @@ class Critic:
         targets: tf.Tensor,
         *before: tf.Tensor,
     ) -> tf.Tensor:
-        """Gradient of the squared error's sum over the chosen steps: (E, P)."""
+        """Gradient of half the squared error, summed over the chosen time steps: (E, P)."""
         weights = self._network.weights(tf.tile(phi[None], [self._columns, 1]))
         inputs, remembered = (tf.gather(x, chosen, axis=1) for x in (observations, memory))
         with tf.GradientTape() as tape:
@@ -99,9 +99,9 @@ class Critic:
         return tf.concat([tf.reshape(g, (self._columns, -1)) for g in gradients], 1)
 
     def values(self, observations: np.ndarray, memory: np.ndarray) -> np.ndarray:
-        """V of (n, D) normalised observations and (n, M) memory: (n,) float64."""
+        """Values of (n, D) normalised observations and (n, M) memory: (n,) float64."""
         n = len(observations)
-        # Convolutions may be computed by another algorithm for another number of images.
+        # TensorFlow may choose a convolution's algorithm by the number of images.
         block, together = (64, 64) if self._network.one_column else (16, VALUES)
         padded = [padded_rows(x, block) for x in (observations, memory)]
         values = [
@@ -126,12 +126,12 @@ class Critic:
 
         Args:
             observations, memory, targets: (E, T, D), (E, T, M), (E, T), T padded.
-            mask: (C, steps) bool, of the columns of all ranks: which of the first `steps` of T
-                count.
-            stepsize: Adam's.
+            mask: (C, steps) bool, which of the first `steps` of T count, for the columns of all
+                ranks.
+            stepsize: Adam's step size.
             epochs: passes over the batch.
-            stream: shared by all ranks; draws the order of the time steps.
-            before: (E, T), the values before the fit, if they are clipped.
+            stream: generator shared by all ranks; draws the order of the time steps.
+            before: (E, T), the values before the fit, if values are clipped.
         """
         arrays = [observations, memory, targets]
         if self._clip is not None:
@@ -158,7 +158,7 @@ class Critic:
     def _with_last(
         self, arrays: list[np.ndarray], mask: np.ndarray
     ) -> tuple[list[np.ndarray], np.ndarray]:
-        """The previous batch, if there is one, and this one, which is kept for the next fit."""
+        """Join the previous batch, if any, and this one, which is stored for the next fit."""
         last, self._last = self._last, (arrays, mask)
         if last is None:
             return self._last
@@ -167,7 +167,7 @@ class Critic:
         return joined, np.concatenate((last[1], mask), axis=1)
 
     def column_state(self, place: int, column: int) -> list[np.ndarray] | None:
-        """What it keeps of a column of the last batch, the own column number `place`."""
+        """The last batch's data of column `column`, this rank's number `place`; or None."""
         if self._last is None:
             return None
         arrays, mask = self._last

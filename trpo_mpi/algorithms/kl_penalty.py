@@ -3,7 +3,7 @@
     maximise  mean(ratio * advantage) + entcoeff * entropy
               - beta * KL - 50 * max(0, KL - 2 * target)^2        KL: mean KL(old || new)
 
-After each batch beta and the step size follow the KL that came out (`adapted`). The target is
+After each batch `adapted` adjusts beta and the step size to the resulting KL. The target KL is
 --max-kl.
 """
 
@@ -34,13 +34,13 @@ from trpo_mpi.policies.networks import Mlp
 from trpo_mpi.policies.policy import Policy
 
 ITERS = 20
-"""Passes over the batch, without --policy-iters."""
+"""Passes over the batch, unless --policy-iters is given."""
 HINGE = 50.0
-"""Weight of the squared excess over twice the target."""
+"""Weight of the squared excess of the KL over twice its target."""
 STOP = 4.0
 """Multiple of the target KL beyond which the passes over a batch stop."""
 STEPSIZE = 9e-4
-"""Adam's step size, without --policy-stepsize, times the root of the middle layer's units."""
+"""Adam's default step size, times the square root of the number of units in the middle layer."""
 
 
 class KlPenalty(PolicyUpdate):
@@ -49,7 +49,7 @@ class KlPenalty(PolicyUpdate):
     def __init__(
         self, policy: Policy, config: Config, grid: Grid, columns: int, steps: int | None
     ) -> None:
-        """Batches of `columns` own environments by `steps`, see `PolicyKernels`."""
+        """For batches of `steps` time steps by `columns` of this rank; see `PolicyKernels`."""
         self.adam: Adam = Adam(policy.num_parameters)
         self._beta = self._multiplier = 1.0
         self._iters = config.policy_iters or ITERS
@@ -61,7 +61,7 @@ class KlPenalty(PolicyUpdate):
     def step(
         self, theta: np.ndarray, batch: PolicyBatch, comm: Communicator, stage: Stage
     ) -> tuple[np.ndarray, PolicyStep]:
-        """One step from `theta` (P,) float32: the new parameters and statistics."""
+        """Take one step from `theta` (P,) float32; return the new parameters and statistics."""
         kernels, target, n = self._kernels, stage.max_kl, batch.timesteps()
         stepsize = self._multiplier * self._stepsize
         more = {"policy_stepsize": stepsize, "beta": self._beta}
@@ -71,7 +71,7 @@ class KlPenalty(PolicyUpdate):
             rows = kernels.gradients(theta, data, old)
             try:
                 total = comm.sum_columns("penalised gradient", *rows) / n
-            except FloatingPointError:  # on all ranks alike: too long a step
+            except FloatingPointError:  # raised on all ranks: the step was too long
                 break
             gain, by_kl, kl = total[:p], total[p : 2 * p], total[2 * p]
             if kl > STOP * target:
@@ -83,20 +83,20 @@ class KlPenalty(PolicyUpdate):
         return accept_if_finite(first, theta, losses, entropy, more)
 
     def tree(self) -> dict[str, Any]:
-        """What it carries from step to step, as plain data."""
+        """The state carried from step to step, as plain data."""
         return super().tree() | {"beta": self._beta, "multiplier": self._multiplier}
 
     def resume(self, tree: dict[str, Any]) -> None:
-        """Go on from there."""
+        """Restore the state that `tree` returned."""
         super().resume(tree)
         self._beta, self._multiplier = tree["beta"], tree["multiplier"]
 
 
 def adapted(beta: float, multiplier: float, ratio: float) -> tuple[float, float]:
-    """Penalty and step size multiplier for the next batch; `ratio` is the KL over its target.
+    """Penalty weight and step size multiplier for the next batch; `ratio` is KL over target.
 
-    The penalty stays between 1/35 and 35. Near these the step size changes, too; its multiplier
-    stays between 1/15 and 15.
+    The weight stays between 1/35 and 35. Near these limits the step size changes too; its
+    multiplier stays between 1/15 and 15.
     """
     if ratio > 2:
         beta = min(35.0, 1.5 * beta)
@@ -113,7 +113,7 @@ class PenaltyKernels(GradientKernels):
     """Gradients of the objective and of the KL."""
 
     def __init__(self, policy: Policy, columns: int, steps: int | None, entcoeff: float) -> None:
-        """Batches of `columns` by `steps`."""
+        """For batches of `steps` time steps by `columns`; see `PolicyKernels`."""
         super().__init__(policy, columns, steps, entcoeff)
         self._gradients = Graph(self._both, self.flat, self.old_signature, *self.signature)
 
@@ -129,7 +129,7 @@ class PenaltyKernels(GradientKernels):
         distribution = self.policy.distribution
         weights = self.copies(theta)
         old_log_prob = distribution.log_prob(old, x.actions)
-        # Each with a forward pass of its own: gradients through time can be taken once.
+        # A forward pass for each: gradients through time can be taken only once.
         with tf.GradientTape() as tape:
             tape.watch(weights)
             parameters = self.parameters(weights, x)

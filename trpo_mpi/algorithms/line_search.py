@@ -8,15 +8,15 @@ import numpy as np
 
 @dataclass(frozen=True)
 class Trial:
-    """What one candidate came to, from values reduced over all ranks."""
+    """Outcome of one candidate, from values reduced over all ranks."""
 
     improvement: float
-    """Of the objective, over that of the old parameters."""
+    """Gain of the objective over its value at the old parameters."""
     kl: float
     """Mean KL(old || new) in nats."""
 
     def accepted(self, max_kl: float) -> bool:
-        """Better, and inside the trust region. A NaN is neither."""
+        """Whether the objective improves inside the trust region; False for a NaN."""
         return self.improvement > 0 and self.kl <= max_kl
 
 
@@ -28,10 +28,10 @@ def line_search(
     shrink: float,
     trials: int,
 ) -> tuple[np.ndarray, float, Trial]:
-    """The first of theta + step, theta + shrink * step, ... that `Trial.accepted` takes.
+    """Find the first of theta + step, theta + shrink * step, ... that `Trial.accepted` accepts.
 
-    Returns the new parameters, the fraction of the step taken, and its trial. Where all are
-    refused these are `theta` itself, 0, and a trial of nothing gained and no KL.
+    Returns the new parameters, the fraction of the step taken, and its trial; if all `trials` are
+    rejected, `theta` itself, 0, and a trial with zero improvement and KL.
     """
     fraction = 1.0
     for _ in range(trials):

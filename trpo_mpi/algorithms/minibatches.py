@@ -1,4 +1,4 @@
-"""How a batch is cut into minibatches: sets of time indices, the same in every column."""
+"""Splits a batch into minibatches: sets of time indices, the same in every column."""
 
 import numpy as np
 
@@ -8,7 +8,7 @@ def minibatches(
 ) -> list[np.ndarray]:
     """The time indices 0 to `horizon` - 1 in random order, `rows` at a time.
 
-    With `windows` each minibatch is of consecutive indices, as recurrent policies need them, and
+    With `windows` each minibatch consists of consecutive indices, as recurrent policies need, and
     only the order of the minibatches is random.
     """
     if windows:
@@ -19,7 +19,7 @@ def minibatches(
 
 
 def rows_per_minibatch(rows: int, counted: np.ndarray) -> int:
-    """How many time indices hold, on average, as many counted steps as `rows` full ones.
+    """Number of time indices that hold, on average, as many counted steps as `rows` full ones.
 
     `counted` is (C, T) bool: in batches of whole episodes most columns end before the longest.
     """
@@ -27,9 +27,9 @@ def rows_per_minibatch(rows: int, counted: np.ndarray) -> int:
 
 
 def expected_steps(counted: np.ndarray, rows: np.ndarray) -> float:
-    """Counted steps that a minibatch of the time indices `rows` has on average.
+    """Average number of counted steps in a minibatch of `len(rows)` time indices.
 
-    A minibatch's gradient is divided by this and not by its own count: so every step of the batch
-    has the same weight.
+    A minibatch's gradient is divided by this, not by its own count, so that every step of the
+    batch has the same weight.
     """
     return max(1.0, float(counted.sum() * len(rows) / counted.shape[1]))

@@ -21,17 +21,17 @@ from trpo_mpi.policies.policy import Policy
 
 @dataclass(frozen=True)
 class PolicyBatch:
-    """What a policy step needs of a batch; E own columns of T time steps, padded with mask 0.
+    """A batch for a policy step: this rank's E columns by T time steps, padded with mask 0.
 
     `states` and `counted` are not padded.
     """
 
     observations: np.ndarray
-    """(E, T, D), normalised float32, or images as they are."""
+    """(E, T, D), normalised float32, or raw images."""
     starts: np.ndarray
     """(E, T) float32, 1 where a step is the first of its episode."""
     states: np.ndarray
-    """(E, T, S) float32: what the policy carried before each step."""
+    """(E, T, S) float32, the recurrent state before each step."""
     actions: np.ndarray
     """(E, T, ...)."""
     advantages: np.ndarray
@@ -39,10 +39,10 @@ class PolicyBatch:
     mask: np.ndarray
     """(E, T) float32, 1 where a step counts."""
     counted: np.ndarray
-    """(C, T) bool, which steps count in all columns, those of other ranks too."""
+    """(C, T) bool, which steps count, for the columns of all ranks."""
 
     def timesteps(self, rows: np.ndarray | None = None) -> int:
-        """Steps that count, over all ranks; of all time indices, or among `rows`."""
+        """Counted steps over all ranks, at all time indices or only at `rows`; at least 1."""
         counted = self.counted
         if rows is not None:
             counted = counted[:, rows[rows < counted.shape[1]]]
@@ -50,14 +50,14 @@ class PolicyBatch:
 
 
 class BatchTensors(NamedTuple):
-    """What the graphs take of a `PolicyBatch`: of E columns that are worked on together."""
+    """The graphs' inputs from a `PolicyBatch`, for E columns that are processed together."""
 
     observations: tf.Tensor
     """(E, T, D)."""
     starts: tf.Tensor
     """(E, T)."""
     state: tf.Tensor
-    """(E, S): what the policy carried before the first step."""
+    """(E, S), the recurrent state before the first step."""
     actions: tf.Tensor
     """(E, T, ...)."""
     advantages: tf.Tensor
@@ -78,22 +78,22 @@ class PolicyStep(NamedTuple):
     fraction: float
     """Fraction of the full step that was taken; 0 if the line search gave up."""
     more: dict[str, float] | None = None
-    """Columns of progress.csv that only this kind of step has."""
+    """Columns of progress.csv specific to this kind of step."""
 
 
 @dataclass
 class Stage:
-    """How far the run is when a step is taken, and the limits that then hold."""
+    """The progress of the run when a step is taken, and the limits then in force."""
 
     max_kl: float
-    """Trust region, in nats; for an adaptive penalty its target."""
+    """Radius of the trust region, in nats; for an adaptive penalty, the target KL."""
     done: float
     """Elapsed fraction of the schedules, from 0 to 1."""
     stream: np.random.Generator = field(repr=False)
-    """Shared by all ranks: draws time indices."""
+    """Generator shared by all ranks; draws time indices."""
 
     def decayed(self, first: float, final: float) -> float:
-        """A setting that decays linearly from `first` to `final * first`."""
+        """Current value of a setting that decays linearly from `first` to `final * first`."""
         return first * (1 - self.done * (1 - final))
 
 
@@ -101,20 +101,20 @@ class PolicyUpdate:
     """A way to improve a policy on a batch; its subclasses are the choices of `--algo`."""
 
     adam: Adam | None = None
-    """Moments of the policy's own optimiser, if it has one."""
+    """The policy's own optimiser, if the update uses one."""
 
     def step(
         self, theta: np.ndarray, batch: PolicyBatch, comm: Communicator, stage: Stage
     ) -> tuple[np.ndarray, PolicyStep]:
-        """One step from `theta` (P,) float32: the new parameters and statistics."""
+        """Take one step from `theta` (P,) float32; return the new parameters and statistics."""
         raise NotImplementedError
 
     def tree(self) -> dict[str, Any]:
-        """What it carries from step to step, as plain data."""
+        """The state carried from step to step, as plain data."""
         return {"adam": self.adam.tree()} if self.adam else {}
 
     def resume(self, tree: dict[str, Any]) -> None:
-        """Go on from there."""
+        """Restore the state that `tree` returned."""
         if self.adam:
             self.adam.resume(tree["adam"])
 
@@ -122,16 +122,16 @@ class PolicyUpdate:
 class PolicyKernels:
     """The objective and its derivatives as TensorFlow graphs of fixed shapes.
 
-    Each gives one row per column, in arrays of as many columns as are worked on at a time. Every
-    column has its own copy of the parameters, and the derivative by that copy is the column's, in
-    one batched product with the others'. Policies with convolutions or a user's own network are
-    worked through one column at a time.
+    Each returns one row per column, in arrays of as many columns as one call processes. Every
+    column has its own copy of the parameters, so the derivative with respect to that copy is the
+    column's own, and one batched product computes all of them. Policies with convolutions or a
+    custom network process one column per call.
 
     Args:
         policy: the policy.
-        columns: own columns, E.
-        steps: time steps of a batch, T, a multiple of 8; None if it changes.
-        entcoeff: weight of the entropy, in the objective.
+        columns: number of this rank's columns, E.
+        steps: time steps of a batch, T, a multiple of 8; None if it varies.
+        entcoeff: weight of the entropy in the objective.
     """
 
     def __init__(self, policy: Policy, columns: int, steps: int | None, entcoeff: float) -> None:
@@ -143,22 +143,22 @@ class PolicyKernels:
         shape = [self.columns, steps, *distribution.action_shape]
         actions = tf.TensorSpec(shape, distribution.action_type)
         self.signature = [*self.seen(steps), actions, self.numbers(steps), self.numbers(steps)]
-        """Of the `BatchTensors` of each call."""
+        """Signature of each call's `BatchTensors`."""
         self.old_signature = self.numbers(steps, distribution.num_parameters)
         self._all_losses = Graph(self._losses, self.flat, *self.signature, self.old_signature)
 
     def numbers(self, *shape: int | None) -> tf.TensorSpec:
-        """Signature of float32 numbers, column by column."""
+        """Signature of a float32 tensor with columns as its first axis."""
         return tf.TensorSpec([self.columns, *shape], tf.float32)
 
     def seen(self, steps: int | None) -> list[tf.TensorSpec]:
-        """Signature of what the policy sees: observations, starts and first state."""
+        """Signatures of the policy's inputs: observations, starts and first state."""
         shape = [self.columns, steps, self.policy.observation_size]
         images_or_numbers = tf.TensorSpec(shape, self.policy.observation_type)
         return [images_or_numbers, self.numbers(steps), self.numbers(self.policy.state_size)]
 
     def data(self, batch: PolicyBatch) -> list[BatchTensors]:
-        """What the graphs take of a batch, for each call."""
+        """The graphs' inputs from a batch, one entry per call."""
         arrays = (batch.actions, batch.advantages, batch.mask)
         seen = (batch.observations, batch.starts, batch.states[:, 0])
         return [BatchTensors(*chunk) for chunk in column_chunks(self.columns, *seen, *arrays)]
@@ -166,20 +166,20 @@ class PolicyKernels:
     def losses(
         self, theta: np.ndarray, data: list[BatchTensors], old: list[tf.Tensor]
     ) -> list[np.ndarray]:
-        """Gain of the objective over the parameters `old`, and KL, summed over time: (E, 2)."""
+        """Gain of the objective over the distributions `old`, and KL, summed over time: (E, 2)."""
         pairs = zip(data, old, strict=True)
         return [numpy_view(self._all_losses(theta, *part, before)) for part, before in pairs]
 
     def copies(self, flat: tf.Tensor) -> list[tf.Tensor]:
-        """The parameters' arrays, a copy for each column."""
+        """The arrays in the parameters `flat` (P,), one copy per column."""
         return self.policy.weights(tf.tile(flat[None], [self.columns, 1]))
 
     def flatten(self, gradients: Sequence[tf.Tensor]) -> tf.Tensor:
-        """The way back: (E, P)."""
+        """The inverse for gradients with respect to `copies`: (E, P)."""
         return tf.concat([tf.reshape(g, (self.columns, -1)) for g in gradients], 1)
 
     def parameters(self, weights: list[tf.Tensor], x: BatchTensors) -> tf.Tensor:
-        """The distributions' parameters at every step: (E, T, ...)."""
+        """The distributions' parameters at every step: (E, T, K)."""
         return self.policy(weights, x.observations, x.starts, x.state)
 
     def _losses(self, theta: tf.Tensor, *tensors: tf.Tensor) -> tf.Tensor:
@@ -201,7 +201,7 @@ class PolicyKernels:
 
 
 class GradientKernels(PolicyKernels):
-    """For steps that follow gradients: `old` parameters first, for the ratio and the KL."""
+    """Kernels of gradient steps, with the `old` distributions for the ratio and the KL."""
 
     def __init__(self, policy: Policy, columns: int, steps: int | None, entcoeff: float) -> None:
         super().__init__(policy, columns, steps, entcoeff)
@@ -210,7 +210,7 @@ class GradientKernels(PolicyKernels):
     def old(
         self, theta: np.ndarray, data: list[BatchTensors]
     ) -> tuple[list[np.ndarray], list[tf.Tensor]]:
-        """Entropy, summed over time, (E, 1); and the distributions' parameters."""
+        """Entropy summed over time, (E, 1), and the distributions' parameters, (E, T, K)."""
         results = [self._old_parameters(theta, *part) for part in data]
         return [numpy_view(rows) for rows, _ in results], [old for _, old in results]
 
@@ -222,7 +222,7 @@ class GradientKernels(PolicyKernels):
 
 
 OUT_OF_BOUNDS = (-np.inf, np.inf)
-"""`mean_losses` of a policy whose losses are not finite."""
+"""Result of `mean_losses` if the losses are not finite."""
 
 
 def mean_losses(
@@ -233,9 +233,9 @@ def mean_losses(
     batch: PolicyBatch,
     comm: Communicator,
 ) -> tuple[float, float]:
-    """Gain of the objective and KL(old || new), means over all ranks' steps.
+    """Gain of the objective and KL(old || new), means over the steps of all ranks.
 
-    `OUT_OF_BOUNDS`, on all ranks, if they are not finite.
+    Returns `OUT_OF_BOUNDS`, on all ranks, if they are not finite.
     """
     try:
         gain, kl = comm.sum_columns("losses", *kernels.losses(theta, data, old))
@@ -248,7 +248,7 @@ def mean_losses(
 def prepare(
     theta: np.ndarray, kernels: GradientKernels, batch: PolicyBatch, comm: Communicator
 ) -> tuple[list[BatchTensors], list[tf.Tensor], float]:
-    """What gradient steps start from: the graphs' data, the old distributions, mean entropy."""
+    """Inputs of gradient steps: the graphs' data, the old distributions and their mean entropy."""
     data = kernels.data(batch)
     entropies, old = kernels.old(theta, data)
     return data, old, float(comm.sum_columns("entropy", *entropies)[0] / batch.timesteps())
@@ -261,9 +261,10 @@ def accept_if_finite(
     entropy: float,
     more: dict[str, float] | None = None,
 ) -> tuple[np.ndarray, PolicyStep]:
-    """The result of a step without a line search: the parameters `new`.
+    """Result of a step without a line search: the parameters `new`, and statistics.
 
-    If their `losses`, from `mean_losses`, are not finite, it is the array `theta` itself.
+    If `losses`, from `mean_losses` at `new`, are not finite, the parameters are the array `theta`
+    itself.
     """
     gain, kl = losses
     if np.isfinite(kl):

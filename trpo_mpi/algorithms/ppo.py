@@ -4,8 +4,8 @@
               + entcoeff * entropy
 
 A minibatch is a set of time indices, the same in every column; its gradient is one exact sum over
-columns, so every rank takes the same Adam steps. As the critic is a network of its own, it is
-fitted as for any other policy step.
+columns, so every rank takes the same Adam steps. The critic is a separate network, fitted as for
+any other policy step.
 """
 
 from __future__ import annotations
@@ -34,9 +34,9 @@ from trpo_mpi.policies.kernel import Graph, numpy_view, round_up_to_8
 from trpo_mpi.policies.policy import Policy
 
 ITERS = 10
-"""Passes over the batch, without --policy-iters."""
+"""Passes over the batch, unless --policy-iters is given."""
 STEPSIZE = 3e-4
-"""Adam's initial step size, without --policy-stepsize."""
+"""Adam's initial step size, unless --policy-stepsize is given."""
 
 
 class Ppo(PolicyUpdate):
@@ -45,7 +45,7 @@ class Ppo(PolicyUpdate):
     def __init__(
         self, policy: Policy, config: Config, grid: Grid, columns: int, steps: int | None
     ) -> None:
-        """Batches of `columns` own environments by `steps`, see `PolicyKernels`."""
+        """For batches of `steps` time steps by `columns` of this rank; see `PolicyKernels`."""
         self.adam: Adam = Adam(policy.num_parameters)
         self._config = config
         self._recurrent = policy.state_size > 0
@@ -56,7 +56,7 @@ class Ppo(PolicyUpdate):
     def step(
         self, theta: np.ndarray, batch: PolicyBatch, comm: Communicator, stage: Stage
     ) -> tuple[np.ndarray, PolicyStep]:
-        """One step from `theta` (P,) float32: the new parameters and statistics."""
+        """Take one step from `theta` (P,) float32; return the new parameters and statistics."""
         config, kernels = self._config, self._kernels
         clip = stage.decayed(config.clip_range, config.final_clip_range)
         stepsize = stage.decayed(config.policy_stepsize or STEPSIZE, config.policy_final_stepsize)
@@ -74,7 +74,7 @@ class Ppo(PolicyUpdate):
                 gradients = kernels.clipped_gradient(theta, limit, rows, batch, data, log_probs)
                 try:
                     total = comm.sum_columns("clipped gradient", *gradients)
-                except FloatingPointError:  # on all ranks alike: too long a step
+                except FloatingPointError:  # raised on all ranks: the step was too long
                     return accept_if_finite(first, theta, OUT_OF_BOUNDS, entropy, more)
                 gradient = total / expected_steps(batch.counted, rows)
                 norm = float(np.sqrt(np.sum(gradient**2)))
@@ -94,7 +94,7 @@ class PpoKernels(GradientKernels):
     def __init__(
         self, policy: Policy, columns: int, steps: int | None, rows: int, entcoeff: float
     ) -> None:
-        """Batches of `columns` by `steps`."""
+        """For batches of `steps` time steps by `columns`; see `PolicyKernels`."""
         super().__init__(policy, columns, steps, entcoeff)
         self._padded_rows = None if steps is None else round_up_to_8(rows)
         indices = tf.TensorSpec([self._padded_rows], tf.int32)
@@ -106,7 +106,7 @@ class PpoKernels(GradientKernels):
         self._log_probs = Graph(policy.distribution.log_prob, self.old_signature, actions)
 
     def log_probs(self, data: list[BatchTensors], old: list[tf.Tensor]) -> list[tf.Tensor]:
-        """log p(action) under the parameters `old`: (E, T), for all minibatches."""
+        """log p(action) under the distributions `old`, for all minibatches: (E, T)."""
         return [self._log_probs(x, part.actions) for x, part in zip(old, data, strict=True)]
 
     def clipped_gradient(
@@ -120,12 +120,12 @@ class PpoKernels(GradientKernels):
     ) -> list[np.ndarray]:
         """Gradient of the clipped objective, summed over the time indices `rows`: (E, P).
 
-        `log_probs` is what `log_probs` gives of the policy that collected the batch.
+        The argument `log_probs` is the method's result for the policy that collected the batch.
         """
         padded = self._padded_rows or round_up_to_8(len(rows))
         chosen = np.full(padded, -1, np.int32)
         chosen[: len(rows)] = rows
-        states = [part.state for part in data]  # of the first time step; or of nothing
+        states = [part.state for part in data]  # empty, unless the policy is recurrent
         if batch.states.size:
             states = np.split(batch.states[:, rows[0]], len(data))
         return [

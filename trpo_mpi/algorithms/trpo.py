@@ -42,7 +42,7 @@ class TrustRegion:
     cg_iters: int
     cg_damping: float
     line_search_steps: int
-    """0: the full step is taken as it is, which is the natural gradient of Kakade 2001."""
+    """If 0, the full step is taken unchanged: the natural gradient of Kakade 2001."""
     line_search_shrink: float
 
 
@@ -52,7 +52,7 @@ class Trpo(PolicyUpdate):
     def __init__(
         self, policy: Policy, config: Config, grid: Grid, columns: int, steps: int | None
     ) -> None:
-        """Batches of `columns` own environments by `steps`, see `PolicyKernels`."""
+        """For batches of `steps` time steps by `columns` of this rank; see `PolicyKernels`."""
         self._recurrent = policy.state_size > 0
         self._fraction = config.fisher_fraction
         fisher_steps = None if steps is None else round_up_to_8(self._fraction * steps)
@@ -68,14 +68,14 @@ class Trpo(PolicyUpdate):
     def step(
         self, theta: np.ndarray, batch: PolicyBatch, comm: Communicator, stage: Stage
     ) -> tuple[np.ndarray, PolicyStep]:
-        """One step from `theta` (P,) float32: the new parameters and statistics."""
+        """Take one step from `theta` (P,) float32; return the new parameters and statistics."""
         padded, horizon = batch.mask.shape[1], batch.counted.shape[1]
         rows = self._fisher_rows(padded, horizon, stage.stream)
         region = replace(self._region, max_kl=stage.max_kl)
         return trpo_step(theta, batch, rows, self._kernels, comm, region)
 
     def _fisher_rows(self, padded: int, horizon: int, stream: np.random.Generator) -> np.ndarray:
-        """Time indices for Fisher-vector products, of a batch of `horizon` steps, T padded."""
+        """Time indices for Fisher-vector products, for `horizon` steps padded to `padded`."""
         steps = round_up_to_8(self._fraction * padded)
         if steps >= padded:
             return np.arange(padded)
@@ -92,7 +92,7 @@ class Npg(Trpo):
     def __init__(
         self, policy: Policy, config: Config, grid: Grid, columns: int, steps: int | None
     ) -> None:
-        """As `Trpo`."""
+        """See `Trpo`."""
         super().__init__(policy, replace(config, line_search_steps=0), grid, columns, steps)
 
 
@@ -107,7 +107,7 @@ class TrpoKernels(PolicyKernels):
         fisher_steps: int | None,
         entcoeff: float,
     ) -> None:
-        """Batches of `columns` by `steps`."""
+        """For batches of `steps` time steps by `columns`; see `PolicyKernels`."""
         super().__init__(policy, columns, steps, entcoeff)
         self._gradients = Graph(self._gradient, self.flat, *self.signature)
         observations, *rest = [*self.seen(fisher_steps), self.numbers(fisher_steps)]
@@ -118,9 +118,9 @@ class TrpoKernels(PolicyKernels):
     def fisher_data(
         self, theta: np.ndarray, batch: PolicyBatch, rows: np.ndarray
     ) -> list[list[tf.Tensor]]:
-        """What `fisher_product` takes of a batch, at these parameters.
+        """Inputs of `fisher_product` from a batch, at the parameters `theta`.
 
-        `rows` are the time indices to use, consecutive ones for a recurrent policy.
+        `rows` are the time indices to use; consecutive for a recurrent policy.
         """
         others = (batch.starts[:, rows], batch.states[:, rows[0]], batch.mask[:, rows])
         parts = column_chunks(self.columns, batch.observations[:, rows], *others)
@@ -129,7 +129,7 @@ class TrpoKernels(PolicyKernels):
     def gradient(
         self, theta: np.ndarray, data: list[BatchTensors]
     ) -> tuple[list[np.ndarray], list[tf.Tensor]]:
-        """Objective's gradient and entropy, summed over time: (E, P + 1), and distributions."""
+        """Gradient of the objective and entropy, summed over time, (E, P + 1); distributions."""
         results = [self._gradients(theta, *part) for part in data]
         return [numpy_view(rows) for rows, _ in results], [old for _, old in results]
 
@@ -165,7 +165,7 @@ class TrpoKernels(PolicyKernels):
         mask: tf.Tensor,
         *known: tf.Tensor,
     ) -> tf.Tensor:
-        """Gauss-Newton: J' F J v, F the distribution's."""
+        """Gauss-Newton product J' F J v, with the distribution's Fisher matrix F."""
         policy = self.policy
         weights, tangents = (self.copies(flat) for flat in (theta, vector))
         with tf.GradientTape() as tape:
@@ -185,11 +185,11 @@ def trpo_step(
     comm: Communicator,
     settings: TrustRegion,
 ) -> tuple[np.ndarray, PolicyStep]:
-    """One TRPO step from `theta` (P,) float32; gives the new parameters and its statistics.
+    """Take one TRPO step from `theta` (P,) float32; return the new parameters and statistics.
 
-    `fisher_rows` are the time indices of Fisher-vector products, see `TrpoKernels.fisher_data`.
-    Every rank computes the same iterates: whatever it decides by comes out of a reduction.
-    If the line search gives up, the result is the array `theta` itself.
+    `fisher_rows` are the time indices for Fisher-vector products; see `TrpoKernels.fisher_data`.
+    Every rank computes the same iterates, since every decision rests on reduced values.
+    If the line search gives up, the parameters returned are the array `theta` itself.
     """
     n, fisher_n = batch.timesteps(), batch.timesteps(fisher_rows)
     data = kernels.data(batch)
@@ -205,7 +205,7 @@ def trpo_step(
         return total / fisher_n + settings.cg_damping * v
 
     solution = conjugate_gradient(fisher_product, g, settings.cg_iters)
-    # x'Fx without another product: F x is g less the residual.
+    # x'Fx without another product: F x is g minus the residual.
     curvature = float(solution.x @ (g - solution.residual))
     if not curvature > 0:  # no gradient: nothing to improve
         return theta, PolicyStep(0.0, entropy, 0.0, 0.0)

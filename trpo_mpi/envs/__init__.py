@@ -1,1 +1,1 @@
-"""Environments: made from an id and checked, and stepped as this rank's columns."""
+"""Environments: made from an id, checked, and stepped as this rank's columns."""

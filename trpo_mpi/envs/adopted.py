@@ -1,4 +1,4 @@
-"""A vector environment that the user has made, in the place of `ColumnEnvs`."""
+"""A user's own vector environment, in place of `ColumnEnvs`."""
 
 from typing import Any
 
@@ -12,20 +12,20 @@ from trpo_mpi.errors import EnvironmentFault, UsageError
 
 
 class AdoptedEnvs(gym.vector.VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
-    """Gives what `ColumnEnvs` gives, from any Gymnasium vector environment.
+    """Steps any Gymnasium vector environment, and returns what `ColumnEnvs` returns.
 
-    With NEXT_STEP autoreset an environment that has ended spends its next step on the reset: that
-    step is no time step, and is named in `info["reset"]` (E,).
+    With NEXT_STEP autoreset an environment whose episode has ended spends its next step on the
+    reset; that step is not a time step, and `info["reset"]` (E,) bool marks it.
 
     Args:
-        envs: the vector environment, one column of this rank for each of its environments.
-        columns: the global index of each.
+        envs: the vector environment; each of its environments is one column of this rank.
+        columns: global index of each column.
     """
 
     def __init__(
         self, envs: gym.vector.VectorEnv[Any, Any, Any], columns: range | None = None
     ) -> None:
-        # Gymnasium's default, also where a vector environment does not say.
+        # Gymnasium's default, if the vector environment does not say.
         self._mode = envs.metadata.get("autoreset_mode", AutoresetMode.NEXT_STEP)
         if self._mode == AutoresetMode.DISABLED:
             raise UsageError(
@@ -46,8 +46,8 @@ class AdoptedEnvs(gym.vector.VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
     def reset(
         self, *, seed: Any = None, options: dict[str, Any] | None = None
     ) -> tuple[np.ndarray, dict[str, Any]]:
-        """Start new episodes: (E, D) observations. Of the seeds the first is used."""
-        # One number is what every vector environment takes; it seeds its own from that.
+        """Start new episodes and return (E, D) observations; only the first seed is used."""
+        # Every vector environment takes a single number, and seeds its environments from it.
         first = None if seed is None else int(np.ravel(seed)[0])
         observations, _ = self.envs.reset(seed=first, options=options)
         self._ended[:] = False

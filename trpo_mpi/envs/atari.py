@@ -1,8 +1,8 @@
 """Atari games as the literature trains on them: frames skipped, pooled, shrunk and stacked.
 
-The steps are those of Mnih et al. 2015, by Gymnasium's wrappers, whose state can be captured and
-restored in mid-game. ale-py's own vector environment would take 0.8 of their processor time, but
-gives no state, and starts the whole game anew at each lost life.
+The preprocessing is that of Mnih et al. 2015, by Gymnasium's wrappers, whose state can be captured
+and restored mid-game. ale-py's own vector environment would take 0.8 times the CPU time, but does
+not expose its state, and restarts the whole game at each lost life.
 """
 
 from typing import Any
@@ -28,7 +28,7 @@ def register() -> None:
 
 
 def ids() -> list[str]:
-    """All that ale-py registers."""
+    """All ids that ale-py registers."""
     register()
     return [spec.id for spec in gym.registry.values() if spec.entry_point == CONSOLE]
 
@@ -39,12 +39,12 @@ def is_atari(env_id: str) -> bool:
 
 
 def make_atari(env_id: str, settings: Atari | None = None, render_mode: str | None = None) -> Env:
-    """A game of ale-py's as an environment of (size, size, channels) images of bytes.
+    """An ale-py game as an environment with uint8 images of (size, size, channels).
 
-    The channels are the stacked pictures, the latest last; with colours three for each.
+    The channels are the stacked frames, the latest last; three per frame in colour.
 
-    Where an episode ends, the info has `game`: return and length of the whole game, or None where
-    it was only a life and the game goes on. Raises `gymnasium.error.Error` for an unknown id.
+    When an episode ends, the info has `game`: (return, length) of the whole game, or None if only
+    a life was lost and the game goes on. Raises `gymnasium.error.Error` for an unknown id.
     """
     register()
     chosen = Atari() if settings is None else settings
@@ -62,9 +62,9 @@ def make_atari(env_id: str, settings: Atari | None = None, render_mode: str | No
 
 
 class Screen(gym.Wrapper[Any, Any, Any, Any]):
-    """Says what the screen's pictures are like, and gives none.
+    """Declares the screen as the observation space, without rendering it.
 
-    `Frames` asks for those that it shows; to make one of every frame is a tenth of a step.
+    `Frames` fetches only the frames it shows; rendering every frame takes a tenth of a step's time.
     """
 
     def __init__(self, env: Env, grayscale: bool) -> None:
@@ -75,24 +75,24 @@ class Screen(gym.Wrapper[Any, Any, Any, Any]):
 
 
 class Score(gym.Wrapper[Any, Any, Any, Any]):
-    """Adds up a game's points, those of steps that the policy does not take too."""
+    """Adds up a game's points, including those of steps that the policy does not take."""
 
     total = 0.0
 
     def reset(self, *, seed: int | None = None, options: Any = None) -> tuple[Any, dict[str, Any]]:
-        """A new game."""
+        """Start a new game."""
         self.total = 0.0
         return self.env.reset(seed=seed, options=options)
 
     def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
-        """One frame."""
+        """Play one frame."""
         observation, reward, terminated, truncated, info = self.env.step(action)
         self.total += float(reward)
         return observation, float(reward), terminated, truncated, info
 
 
 class Frames(AtariPreprocessing):
-    """Gymnasium's preprocessing, in which pooling can be left out."""
+    """Gymnasium's preprocessing, with optional pooling."""
 
     def __init__(self, env: Env, settings: Atari) -> None:
         # Backgammon and VideoCheckers have no action that does nothing.
@@ -114,9 +114,9 @@ class Frames(AtariPreprocessing):
 
 
 class Lives(gym.Wrapper[Any, Any, Any, Any]):
-    """Lets the loss of a life end an episode, and starts games and lives that wait for FIRE.
+    """Ends an episode when a life is lost, and starts games and lives that wait for FIRE.
 
-    After a life the game goes on: `reset` without a seed gives where it stands.
+    After a lost life the game goes on: `reset` without a seed returns its current observation.
     """
 
     def __init__(self, env: Env, episodic: bool, fire: bool) -> None:
@@ -126,10 +126,10 @@ class Lives(gym.Wrapper[Any, Any, Any, Any]):
         self._fires = fire and len(meanings) > 2 and meanings[1] == "FIRE"
         self._lives = 0
         self._length = 0
-        self._next: Any = None  # the observation of the next life, where there is one
+        self._next: Any = None  # first observation of the next life, if any
 
     def reset(self, *, seed: int | None = None, options: Any = None) -> tuple[Any, dict[str, Any]]:
-        """The next life, or a new game."""
+        """Start the next life, or a new game."""
         if self._next is not None and seed is None and not options:
             observation, self._next = self._next, None
             return observation, {}
@@ -143,7 +143,7 @@ class Lives(gym.Wrapper[Any, Any, Any, Any]):
         return observation, info
 
     def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
-        """One time step."""
+        """Take one time step."""
         observation, reward, terminated, truncated, info = self.env.step(action)
         self._length += 1
         over, before, self._lives = terminated or truncated, self._lives, self._count()
@@ -164,11 +164,11 @@ class Lives(gym.Wrapper[Any, Any, Any, Any]):
 
 
 class Stack(gym.Wrapper[Any, Any, Any, Any]):
-    """Shows the last `n` pictures as one, the latest in its last channels.
+    """Stacks the last `n` frames into one image, the latest in the last channels.
 
-    An episode's first picture stands for those before it.
+    An episode's first frame also stands in for those before it.
 
-    Channels last, once here and not in every pass of a network: there it would double its time.
+    Channels are put last once, here: in every pass of a network it would double the pass's time.
     """
 
     def __init__(self, env: Env, n: int) -> None:
@@ -180,15 +180,15 @@ class Stack(gym.Wrapper[Any, Any, Any, Any]):
         self._n = n
 
     def reset(self, *, seed: int | None = None, options: Any = None) -> tuple[Any, dict[str, Any]]:
-        """A new episode."""
+        """Start a new episode."""
         picture, info = self.env.reset(seed=seed, options=options)
         self._shown[...] = np.tile(picture, self._n)
         return self._shown.copy(), info
 
     def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
-        """One time step."""
+        """Take one time step."""
         picture, reward, terminated, truncated, info = self.env.step(action)
-        # A shift of all bytes moves each pixel's history along, ten times as fast as by pixels.
+        # Shifting all bytes moves each pixel's history along, ten times as fast as per pixel.
         flat = self._shown.reshape(-1)
         flat[: -self._channels] = flat[self._channels :]
         self._shown[..., -self._channels :] = picture

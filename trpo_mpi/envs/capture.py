@@ -1,14 +1,14 @@
-"""The state of an environment as plain data, and back into another environment of its kind.
+"""Captures an environment's state as plain data, and restores it into another of its kind.
 
 An environment is a graph of Python objects: wrappers, the environment inside them, their random
 generators, and perhaps a simulator in C. Python objects are walked attribute by attribute; MuJoCo's
-data, the Arcade Learning Environment and random generators have ways of their own. Whatever else
-holds state that can't be read (Box2D's world, a physics server) makes `capture` give up. What is
-captured can be wrong all the same, since an object may hide its state; `find_fault` tries it out on
-two scratch environments, and only what passes is used.
+data, the Arcade Learning Environment and random generators are handled separately. Any other object
+whose state can't be read (Box2D's world, a physics server) makes `capture` give up. A captured
+state can still be wrong, since an object may hide some; `find_fault` therefore tests it on two
+scratch environments, and states are captured only of environments that pass.
 
-Nothing here runs code that a file names: a restored value goes where the environment already has an
-object of that class, or is plain data.
+Nothing here runs code that a file names: a restored value is plain data, or goes into an object of
+that class that the environment already has.
 """
 
 import collections
@@ -30,25 +30,25 @@ import numpy as np
 MAKE = Callable[[], gym.Env[Any, Any]]
 
 SCRATCH_SECONDS = 2.0
-"""About as long as `find_fault` may step its two environments."""
+"""About as long as each round of steps in `find_fault` may take."""
 LARGEST = 32 * 2**20
-"""Bytes of one environment's state beyond which checkpoints would be a burden."""
+"""Bytes of one environment's state above which checkpoints would be too large."""
 
 
 class UnknownStateError(Exception):
-    """Something in an environment holds state that can't be read or put back."""
+    """Some of an environment's state can't be read or restored."""
 
 
-# Objects that make an environment what it is and stay as they are while it runs.
+# Objects that define an environment and do not change while it runs.
 _CONSTANT = (
     *(type, types.FunctionType, types.BuiltinFunctionType, types.MethodType, types.ModuleType),
     *(functools.partial, logging.Logger, re.Pattern, np.dtype, np.ufunc),
     gym.envs.registration.EnvSpec,
 )
-# Windows and the pictures in them.
+# Windows and their images.
 _PICTURES = ("pygame", "glfw", "gymnasium.envs.mujoco.mujoco_rendering")
 
-# Python objects whose numbers are only names of what a server in C holds.
+# Python objects whose numbers only refer to state that a server in C holds.
 _HANDLES = ("pybullet_utils.bullet_client.BulletClient",)
 
 _GENERATORS = {"PCG64", "PCG64DXSM", "MT19937", "Philox", "SFC64"}
@@ -58,15 +58,15 @@ _PLAIN = (type(None), bool, int, float, str)
 def capture(env: gym.Env[Any, Any]) -> Any:
     """The environment's state: lists, dicts with text keys, numbers, text and arrays.
 
-    Reads only: the environment goes on as if nothing had happened. Raises `UnknownStateError`.
+    The environment is left unchanged. Raises `UnknownStateError` if some state can't be read.
     """
     return _Reader().read(env, "env")
 
 
 def restore(env: gym.Env[Any, Any], state: Any) -> None:
-    """Put a captured state into an environment of the same make, which has been reset once.
+    """Restore a captured state into an environment of the same kind that has been reset once.
 
-    Raises `UnknownStateError` where the environment is not built as the captured one was.
+    Raises `UnknownStateError` if the environment is not built as the captured one was.
     """
     _Writer().write(env, state, "env")
 
@@ -76,7 +76,7 @@ class _Reader:
 
     def __init__(self) -> None:
         self._met: dict[int, int] = {}
-        self._kept: list[Any] = []  # so that no id is used twice
+        self._kept: list[Any] = []  # keeps the objects alive, so that no id is reused
 
     def read(self, value: Any, path: str) -> Any:
         if type(value) in _PLAIN:
@@ -112,7 +112,7 @@ class _Reader:
         if isinstance(value, random.Random):
             return {"random": self.read(value.getstate(), path)}
         if isinstance(value, gym.Space):
-            # Not by the property, which would make a generator where there is none yet.
+            # Not through the property, which would create a missing generator.
             generator = vars(value).get("_np_random")
             return {"space": self.read(generator, f"{path}.np_random")}
         if isinstance(value, dict):
@@ -137,13 +137,13 @@ class _Reader:
 
 
 class _Writer:
-    """Puts what a `_Reader` read into another object graph of the same shape."""
+    """Writes what a `_Reader` read into another object graph of the same shape."""
 
     def __init__(self) -> None:
         self._made: list[Any] = []
 
     def write(self, old: Any, state: Any, path: str) -> Any:
-        """The value that belongs where `old` stands; objects are changed and given back."""
+        """The value to put in the place of `old`; objects are changed in place and returned."""
         if type(state) in _PLAIN:
             return state
         kind = next(iter(state))
@@ -159,7 +159,7 @@ class _Writer:
         if kind == "same":
             return self._made[content]
         place = len(self._made)
-        self._made.append(old)  # in its reader's order, before what is inside it
+        self._made.append(old)  # in the reader's order, before its contents
         value = self._write_once(old, kind, state, path, place)
         self._made[place] = value
         return value
@@ -167,7 +167,7 @@ class _Writer:
     def _write_once(self, old: Any, kind: str, state: Any, path: str, place: int) -> Any:
         content = state[kind]
         if kind == "array":
-            # What shows a simulator's memory must go on to show it.
+            # A view of a simulator's memory must remain one.
             shows = isinstance(old, np.ndarray) and old.base is not None and old.flags.writeable
             if shows and (old.shape, old.dtype) == (content.shape, content.dtype):
                 old[...] = content
@@ -247,7 +247,7 @@ def _constant(value: Any) -> bool:
 
 
 def _python_object(value: Any) -> bool:
-    """Whether all of an object's state stands in its attributes: its classes are Python's."""
+    """Whether all of an object's state is in its attributes, as its classes are Python's."""
     if not hasattr(value, "__dict__"):
         return False
     classes = type(value).__mro__[:-1]
@@ -257,7 +257,7 @@ def _python_object(value: Any) -> bool:
 
 
 def _plain_generator(state: Any) -> Any:
-    """A generator's state, in which NumPy's own numbers become Python's; arrays stay."""
+    """A generator's state with NumPy scalars converted to Python's; arrays stay."""
     if isinstance(state, dict):
         return {name: _plain_generator(part) for name, part in state.items()}
     return state.item() if isinstance(state, np.generic) else state
@@ -278,10 +278,10 @@ def _is(value: Any, kind: str) -> bool:
 
 
 def _read_mujoco(data: Any) -> Any:
-    """Every array of an MjData.
+    """The integration state and every array of an MjData.
 
-    Its integration state alone would not do: Ant, Humanoid and Reacher observe arrays that were
-    derived in the substep before the last.
+    The integration state alone would not suffice: Ant, Humanoid and Reacher observe arrays that
+    were derived in the substep before the last.
     """
     import mujoco
 
@@ -296,7 +296,7 @@ def _write_mujoco(data: Any, content: Any) -> None:
 
     spec = mujoco.mjtState.mjSTATE_INTEGRATION
     mujoco.mj_setState(data.model, data, content["state"], spec)
-    mujoco.mj_forward(data.model, data)  # sizes what depends on the contacts
+    mujoco.mj_forward(data.model, data)  # sizes the arrays that depend on contacts
     mine = _mujoco_arrays(data)
     for name, array in content["arrays"].items():
         if name in mine and mine[name].shape == array.shape:
@@ -333,13 +333,13 @@ _SIMULATORS: dict[str, tuple[Callable[[Any], Any], Callable[[Any, Any], None]]] 
 
 
 def find_fault(make: MAKE, about_to_step: Callable[[], None] = lambda: None) -> str | None:
-    """Why the state of these environments can't be carried over; None where it can.
+    """Why the state of these environments can't be carried over; None if it can.
 
-    Captures one environment in mid-episode, restores it into another, which has been elsewhere
-    meanwhile, and steps the two side by side, across a reset: every number must have equal bits.
+    Captures one environment mid-episode, restores it into another in a different state, and steps
+    both side by side, across a reset: every number must have equal bits.
 
     Args:
-        make: gives an environment.
+        make: returns a new environment.
         about_to_step: called before each step.
     """
     made: list[gym.Env[Any, Any]] = []
@@ -392,7 +392,7 @@ def _step(env: gym.Env[Any, Any], action: Any) -> Any:
 
 
 def _equal(one: Any, other: Any) -> bool:
-    """Whether two results of an environment have equal bits; nests as observations do."""
+    """Whether two results of an environment, perhaps nested, have equal bits."""
     if isinstance(one, tuple):
         return len(one) == len(other) and all(map(_equal, one, other))
     if isinstance(one, dict):

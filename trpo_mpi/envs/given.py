@@ -1,4 +1,4 @@
-"""What a user may give as an environment: an id, a function, an environment or a vector of them."""
+"""What a user may pass as an environment: an id, a factory, an environment or a vector of them."""
 
 import functools
 from collections.abc import Callable
@@ -16,12 +16,12 @@ Env = str | Callable[[], gym.Env[Any, Any]] | gym.Env[Any, Any] | VectorEnv
 
 
 def is_own(env: Env) -> bool:
-    """Whether it is this rank's own, and not a way to make as many as are wanted."""
+    """Whether `env` is this rank's own environment, not an id or factory to make any number of."""
     return isinstance(env, gym.Env | gym.vector.VectorEnv)
 
 
 def name_of(env: Env) -> str:
-    """What a file calls the environment."""
+    """The environment's name in files."""
     if isinstance(env, str):
         return env
     spec = getattr(env, "spec", None)
@@ -45,7 +45,7 @@ def columns_of(env: Env, columns: range) -> ColumnEnvs | AdoptedEnvs:
 
 
 def spaces_of(env: Env) -> Spaces:
-    """Observation and action space."""
+    """Observation and action space of `env`."""
     if isinstance(env, gym.vector.VectorEnv):
         return Spaces.of(env)
     one = _make(env)

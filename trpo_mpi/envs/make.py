@@ -24,24 +24,25 @@ def make_env(
     atari: Atari | None = None,
     time_feature: bool = False,
 ) -> gym.Env[Any, Any]:
-    """One environment; with `atari`, a game of ale-py's.
+    """Make one environment; with `atari`, an ale-py game.
 
-    With `time_feature` observations end with the share of the time limit that has passed.
+    With `time_feature`, observations end with the elapsed fraction of the time limit.
 
-    Raises `UsageError` for an id that Gymnasium does not know, naming near ones, for a game where
-    none is wanted and the reverse, and for an environment whose packages are missing.
+    Raises `UsageError` for a malformed id, an unknown one (naming similar ones), an Atari game
+    without `atari` or another environment with it, missing packages, or `time_feature` without a
+    limit.
     """
     module, colon, name = env_id.rpartition(":")
     if not name or (colon and not re.fullmatch(r"[^\W\d]\w*(\.[^\W\d]\w*)*", module)):
         raise UsageError(f"--env {env_id}: it must be ID or MODULE:ID")
     if atari is not None and not games.is_atari(env_id):
         raise UsageError(f"--env {env_id}: {_no_game(env_id)}")
-    # An environment need not know of render modes: none is named unless it is wanted.
+    # An environment need not accept a render mode: none is passed unless wanted.
     mode: dict[str, Any] = {} if render_mode is None else {"render_mode": render_mode}
     try:
         if atari is not None:
             return games.make_atari(env_id, atari, render_mode)
-        # The passive checker looks at the first step alone and costs 3 % of all the others.
+        # The passive checker checks only the first step, but takes 3 % of all others.
         with _mujoco_warns_as_gymnasium():
             env = gym.make(env_id, disable_env_checker=True, **mode)
         return TimeAwareObservation(env, normalize_time=True) if time_feature else env
@@ -58,10 +59,10 @@ def make_env(
 
 @contextlib.contextmanager
 def _mujoco_warns_as_gymnasium() -> Iterator[None]:
-    """What MuJoCo says of a model's file goes where Gymnasium's warnings go: it repeats it, too."""
+    """Send MuJoCo's warnings on a model file to Gymnasium's logger: they are repeated as often."""
     try:
         import mujoco
-    except Exception:  # without graphics it may be any, and the environment need not be MuJoCo's
+    except Exception:  # without graphics it may be any error, and MuJoCo may not be needed
         yield
         return
     mujoco.set_mju_user_warning(lambda text: gym.logger.warn(f"MuJoCo: {text}"))
@@ -91,7 +92,7 @@ def _near(env_id: str, ids: list[str]) -> str:
 
 
 def time_limit(env_id: str, atari: Atari | None) -> int | None:
-    """The most time steps that an episode can have, as far as that is known."""
+    """Maximum number of time steps in an episode; None if unknown."""
     if atari is not None:
         return atari.max_frames // atari.frame_skip
     spec = gym.registry.get(env_id.rpartition(":")[2])
@@ -100,7 +101,7 @@ def time_limit(env_id: str, atari: Atari | None) -> int | None:
 
 @contextlib.contextmanager
 def _plain_warnings() -> Iterator[None]:
-    """Say each of Gymnasium's warnings in a plain line: without colours, or where its code is."""
+    """Print each Gymnasium warning as a plain line, without colours or source location."""
     with warnings.catch_warnings(record=True) as caught:
         yield
     for warning in caught:
@@ -121,9 +122,9 @@ def check_env(
     time_feature: bool = False,
     film: bool = False,
 ) -> Spaces:
-    """Spaces of an environment that can be trained on; `UsageError` where it can't be.
+    """Spaces of an environment to train on; raises `UsageError` if that is not possible.
 
-    With `render` it must have a window and a screen for that, with `film` pictures.
+    With `render` it must have a window to show, and a screen; with `film` it must have images.
     """
     if render and (fault := screen_fault()) is not None:
         raise UsageError(f"--render needs a screen: {fault}")
@@ -143,7 +144,7 @@ def check_env(
 
 
 def quiet_gymnasium() -> None:
-    """Show no more of Gymnasium's warnings: each making of an environment repeats them."""
+    """Silence Gymnasium's warnings, which each further environment would repeat."""
     gym.logger.min_level = gym.logger.ERROR
     warnings.filterwarnings("ignore", category=DeprecationWarning)
     warnings.filterwarnings("ignore", category=UserWarning, module="gymnasium")

@@ -1,4 +1,4 @@
-"""Pictures of environments: on a screen, or as arrays where there is none."""
+"""Renders environments: on a screen, or as arrays without one."""
 
 import contextlib
 import ctypes.util
@@ -16,17 +16,17 @@ from trpo_mpi.config import Atari
 from trpo_mpi.errors import EnvironmentFault, UsageError
 
 CONSOLE_FPS = 60
-"""Frames that an Atari console shows a second."""
+"""Frames per second of an Atari console."""
 USUAL_FPS = 30
-"""What is taken where an environment does not say."""
+"""Frames per second assumed for an environment that does not say."""
 MOST_FPS = 60
-"""About the rate above which time steps are left out of a video."""
+"""Frames per second above which, roughly, a video skips time steps."""
 
 
 def screen_fault() -> str | None:
-    """Why no window can be opened, if so; the screen may be one of a lost ssh.
+    """Why no window can be opened, or None; the screen may be a lost ssh session's.
 
-    Libraries that try nevertheless may end the process.
+    Libraries that try to open one regardless may end the process.
     """
     screens = {x: os.environ.get(x) for x in ("DISPLAY", "WAYLAND_DISPLAY")}
     if sys.platform.startswith("linux") and not any(screens.values()):
@@ -42,21 +42,21 @@ def screen_fault() -> str | None:
 
 
 def prepare_offscreen() -> None:
-    """Let MuJoCo draw through EGL where there is no screen; call before it is imported.
+    """Let MuJoCo render through EGL if there is no screen; call before MuJoCo is imported.
 
-    What the user has set stays. Where there is no EGL nothing is set: MuJoCo would refuse to be
-    imported at all.
+    Variables that the user has set are left alone. Without EGL, MUJOCO_GL is not set: importing
+    MuJoCo would fail.
     """
     if screen_fault() is None:
         return
-    os.environ.setdefault("SDL_VIDEODRIVER", "dummy")  # or pygame says that it looked for one
+    os.environ.setdefault("SDL_VIDEODRIVER", "dummy")  # or pygame prints that it looked for one
     if ctypes.util.find_library("EGL"):
         os.environ.setdefault("MUJOCO_GL", "egl")
 
 
 @contextlib.contextmanager
 def drawing(env_id: str) -> Iterator[None]:
-    """Turn what libraries raise when they can't draw into `UsageError`, with what would help."""
+    """Turn libraries' errors when they can't render into `UsageError`, with advice."""
     try:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", module="glfw")  # the error says it all
@@ -66,7 +66,7 @@ def drawing(env_id: str) -> Iterator[None]:
     except Exception as error:
         reason = " ".join(str(error).split()) or type(error).__name__
         advice = ""
-        # An import that failed leaves only parts of the package behind.
+        # A failed import leaves only parts of the package behind.
         if any(name.partition(".")[0] == "mujoco" for name in sys.modules):
             chosen = os.environ.get("MUJOCO_GL")
             advice = (
@@ -78,10 +78,9 @@ def drawing(env_id: str) -> Iterator[None]:
 
 
 def frame_rate(env: gym.Env[Any, Any], atari: Atari | None) -> tuple[Fraction, int]:
-    """Frames a second at which a video of `env` runs in real time, and time steps a frame.
+    """Frames per second of a real-time video of `env`, and time steps per frame.
 
-    Every second or third step of an environment that has more than `MOST_FPS` is enough for the
-    eye.
+    If `env` has well over `MOST_FPS` steps per second, only every second or third step is shown.
     """
     if atari is not None:
         steps = Fraction(CONSOLE_FPS, atari.frame_skip)
@@ -92,12 +91,12 @@ def frame_rate(env: gym.Env[Any, Any], atari: Atari | None) -> tuple[Fraction, i
 
 
 class Filmed(gym.Wrapper[Any, Any, Any, Any]):
-    """Gives a picture of an episode's first observation, and of every `every`-th step.
+    """Renders an episode's start, and every `every`-th step.
 
     Args:
-        env: of render mode `rgb_array`.
-        show: takes them, (height, width, 3) uint8.
-        every: time steps a picture.
+        env: an environment of render mode `rgb_array`.
+        show: receives the images, (height, width, 3) uint8.
+        every: time steps per image.
     """
 
     def __init__(
@@ -108,7 +107,7 @@ class Filmed(gym.Wrapper[Any, Any, Any, Any]):
         self._steps = 0
 
     def reset(self, *, seed: int | None = None, options: Any = None) -> tuple[Any, dict[str, Any]]:
-        """A new episode; without a seed the next life of a game, which has been shown."""
+        """Start an episode; without a seed, the next life of a game, which has been shown."""
         observation, info = self.env.reset(seed=seed, options=options)
         if seed is not None:
             self._steps = 0
@@ -116,7 +115,7 @@ class Filmed(gym.Wrapper[Any, Any, Any, Any]):
         return observation, info
 
     def step(self, action: Any) -> Any:
-        """One time step."""
+        """Take one time step."""
         result = self.env.step(action)
         self._steps += 1
         if self._steps % self._every == 0:

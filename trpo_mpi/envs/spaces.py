@@ -20,7 +20,7 @@ class Spaces:
 
     @classmethod
     def of(cls, envs: gym.vector.VectorEnv[Any, Any, Any]) -> "Spaces":
-        """Those of a vector environment's single environments."""
+        """The spaces of a vector environment's single environments."""
         return cls(envs.single_observation_space, envs.single_action_space)
 
     @property
@@ -29,7 +29,7 @@ class Spaces:
         return gym.spaces.flatdim(self.observation)
 
     def check(self) -> None:
-        """Raise `UsageError`, naming the space, where one can't be trained on."""
+        """Raise `UsageError`, naming the space, if one of them is not supported."""
         try:
             to_tree(self.observation)
         except TypeError:
@@ -43,8 +43,8 @@ class Spaces:
 def flattener(space: gym.Space[Any]) -> Callable[[Any], np.ndarray]:
     """A function from an observation of `space` to a flat vector, (D,).
 
-    A Box keeps its numbers, and one of bytes refuses others (`ValueError`); of Discrete and
-    MultiDiscrete come one-hot vectors; the parts of Dict and Tuple stand one behind the other.
+    Numbers of a Box are unchanged, and one of bytes rejects others (`ValueError`); Discrete and
+    MultiDiscrete become one-hot vectors; the parts of Dict and Tuple are concatenated.
     """
     if flat_type(space) == np.uint8:
         return lambda observation: _bytes(observation).ravel()
@@ -58,12 +58,12 @@ def flattener(space: gym.Space[Any]) -> Callable[[Any], np.ndarray]:
 
 
 def flat_type(space: gym.Space[Any]) -> type[np.generic]:
-    """In which flat observations are kept: float64, but for a Box of bytes, perhaps an image."""
+    """Type of flat observations: float64, but uint8 for a Box of bytes, perhaps an image."""
     return np.uint8 if isinstance(space, gym.spaces.Box) and space.dtype == np.uint8 else np.float64
 
 
 def _bytes(observations: Any) -> np.ndarray:
-    """As uint8. Raises `ValueError` where that would change them."""
+    """Observations as uint8. Raises `ValueError` if that would change them."""
     given = np.asarray(observations)
     kept = given.astype(np.uint8, copy=False)
     if kept is not given and not np.array_equal(kept, given):
@@ -72,10 +72,10 @@ def _bytes(observations: Any) -> np.ndarray:
 
 
 def flat_rows(space: gym.Space[Any], observations: Any) -> tuple[np.ndarray, bool]:
-    """One observation of `space`, or a batch as Gymnasium's vector environments give it.
+    """Flatten one observation of `space`, or a batch as in Gymnasium's vector environments.
 
-    Returns flat rows (n, D), and whether it was one. Raises `ValueError`, naming shape and space,
-    for what is neither.
+    Returns flat rows (n, D), and whether it was a single one. Raises `ValueError`, naming shape and
+    space, for anything else.
     """
     try:
         shape = np.shape(observations) if isinstance(space, gym.spaces.Box) else ()
@@ -125,7 +125,7 @@ def same(one: gym.Space[Any], other: gym.Space[Any]) -> bool:
 
 
 def to_tree(space: gym.Space[Any]) -> dict[str, Any]:
-    """A space as plain data; see `archive.pack`. Raises `TypeError` for one of another kind."""
+    """A space as plain data; see `archive.pack`. Raises `TypeError` if unsupported."""
     if isinstance(space, gym.spaces.Box):
         return {"box": [space.low, space.high]}
     if isinstance(space, gym.spaces.Discrete):
@@ -143,7 +143,7 @@ def to_tree(space: gym.Space[Any]) -> dict[str, Any]:
 
 
 def from_tree(tree: dict[str, Any]) -> gym.Space[Any]:
-    """The space that `to_tree` was given."""
+    """The space from which `to_tree` made `tree`."""
     ((kind, content),) = tree.items()
     if kind == "box":
         low, high = content

@@ -1,4 +1,4 @@
-"""This rank's environments as one Gymnasium vector environment, whose state can be kept."""
+"""This rank's environments as one Gymnasium vector environment, whose state can be saved."""
 
 import contextlib
 from collections.abc import Callable, Sequence
@@ -16,17 +16,17 @@ from trpo_mpi.errors import EnvironmentFault, UsageError
 class ColumnEnvs(gym.vector.VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
     """Steps its environments one after another, with SAME_STEP autoreset.
 
-    Gymnasium's own `SyncVectorEnv` merges every environment's `info` into arrays at each step
-    and stacks by the generic space functions, which here costs a twelfth of a Hopper step
-    and is thrown away. This one keeps flat observations, in `flat_type`, and the final observation
-    of an episode as `info["final_obs"]` {place: observation}; and it names the environment
-    that raises or gives a NaN. Where an environment's episodes are only lives of a game, its info
-    at each end has `game`: (return, length) of the whole, or None while that goes on; these are in
+    Gymnasium's own `SyncVectorEnv` merges every environment's `info` into arrays at each step and
+    stacks with the generic space functions, which takes a twelfth of a Hopper step for results that
+    are not used here. This one returns flat observations of `flat_type`, an episode's final
+    observation in `info["final_obs"]` {place: observation}, and names the environment that raises
+    or returns a NaN. If an environment's episodes are lives of a game, its info at the end of each
+    has `game`: (return, length) of the whole game, or None while it goes on; these are collected in
     `info["games"]` {place: game}.
 
     Args:
-        makers: one function a column, giving its environment.
-        columns: the global index of each.
+        makers: one function per column, which makes its environment.
+        columns: global index of each column.
         carry: whether the state of these environments can be captured; see `find_fault`.
         watchdog: told of each call into an environment, so that it can end one that hangs.
     """
@@ -62,7 +62,7 @@ class ColumnEnvs(gym.vector.VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
     def reset(
         self, *, seed: Any = None, options: dict[str, Any] | None = None
     ) -> tuple[np.ndarray, dict[str, Any]]:
-        """Start new episodes: (E, D) observations. `seed` is one for each, or None."""
+        """Start new episodes: (E, D) observations. `seed` is one per environment, or None."""
         seeds = [None] * self.num_envs if seed is None else list(seed)
         for i in range(self.num_envs):
             self._reset(i, seeds[i], options)
@@ -92,7 +92,7 @@ class ColumnEnvs(gym.vector.VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
         return flat
 
     def capture(self, place: int) -> dict[str, Any]:
-        """State of one environment, as plain data; `env` is None where it does not give it."""
+        """State of one environment as plain data; `env` is None if its own can't be captured."""
         state = None
         if self._carry:
             with contextlib.suppress(UnknownStateError):
@@ -101,7 +101,7 @@ class ColumnEnvs(gym.vector.VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
         return {"env": state, "observation": observation, "steps": int(self._steps[place])}
 
     def restore(self, place: int, tree: dict[str, Any], seed: int) -> bool:
-        """Put a captured state back. False where it can't be: then a new episode has begun."""
+        """Restore a captured state; if that fails, start a new episode and return False."""
         if tree["env"] is not None and self._carry:
             with contextlib.suppress(UnknownStateError):
                 restore(self.envs[place], tree["env"])
@@ -113,7 +113,7 @@ class ColumnEnvs(gym.vector.VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
         return False
 
     def observation(self, place: int) -> np.ndarray:
-        """Where one environment stands, (D,)."""
+        """The current observation of one environment, (D,)."""
         return self._observations[place].copy()
 
     def step(
@@ -121,7 +121,7 @@ class ColumnEnvs(gym.vector.VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, dict[str, Any]]:
         """Observations (E, D), rewards, terminated, truncated (E,) and info.
 
-        With `active` (E,) bool the others stay where they are, with reward 0.
+        With `active` (E,) bool, the other environments are not stepped, and have reward 0.
         """
         n = self.num_envs
         rewards, terminated, truncated = np.zeros(n), np.zeros(n, bool), np.zeros(n, bool)
@@ -147,7 +147,7 @@ class ColumnEnvs(gym.vector.VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
             except EnvironmentFault:
                 raise
             except Exception as error:
-                # Python 3.10 has no notes: there it stands above the traceback.
+                # Python 3.10 has no notes: there it is printed above the traceback.
                 getattr(error, "add_note", print)(self._where(i))
                 raise
         self._watchdog.idle()
@@ -170,9 +170,9 @@ class ColumnEnvs(gym.vector.VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
 def check_finite(
     observations: np.ndarray, rewards: np.ndarray, where: Callable[[int], str]
 ) -> None:
-    """Raise `EnvironmentFault` for the first of (E, D) observations and (E,) rewards that is not.
+    """Raise `EnvironmentFault` for the first observation (E, D) or reward (E,) that is not finite.
 
-    `where` says, for a place, of which environment it is.
+    `where` describes, for the message, the environment at a place.
     """
     # A sum is finite only if all its terms are, and costs a third of testing each.
     numbers = 0 if observations.dtype == np.uint8 else observations.sum()

@@ -11,10 +11,10 @@ from trpo_mpi.parallel import startup
 
 
 class Watchdog:
-    """Looks, from a thread of its own, how long the present call into an environment has taken.
+    """Watches, from its own thread, how long the current call into an environment has taken.
 
     Args:
-        seconds: the longest it may take; None looks after nothing.
+        seconds: the longest a call may take; None disables the watchdog.
     """
 
     def __init__(self, seconds: float | None = None) -> None:
@@ -26,19 +26,19 @@ class Watchdog:
             threading.Thread(target=self._look, args=(seconds,), daemon=True).start()
 
     def watch(self, env: int | str, step: int) -> None:
-        """A call into an environment begins: that of a column, or of what the name says."""
+        """Note that a call into `env`, a column or a name, begins at step `step` of its episode."""
         self._env, self._step = env, step
         self._since = time.monotonic()
 
     def idle(self) -> None:
-        """No environment is being called."""
+        """Note that no environment is being called."""
         self._since = None
 
     def _look(self, limit: float) -> None:
         pause = min(1.0, limit / 4)
-        # A call into C that keeps Python's lock stops this thread as well: then a timer that needs
-        # no lock shows where it hangs, and ends the rank. It counts processor time: a job that
-        # was suspended must not be ended when it goes on.
+        # A call into C that holds the GIL stops this thread as well: then a timer that needs no
+        # lock shows where it hangs, and ends the rank. It counts CPU time: a job that was suspended
+        # must not be ended when it resumes.
         faulthandler.register(signal.SIGPROF, chain=True)
         last = time.monotonic()
         while True:
@@ -47,7 +47,7 @@ class Watchdog:
             now = time.monotonic()
             since = self._since
             if since is not None and now - last > pause + 1.0:
-                self._since = since = since + now - last  # not the environment's time, either
+                self._since = since = since + now - last  # leave out a suspension
             last = now
             if since is not None and now - since > limit:
                 self._end(limit)

@@ -1,9 +1,9 @@
-"""Which rank holds which columns, and every collective that the program makes.
+"""Which rank holds which columns, and every collective operation of the program.
 
 The rest of the program asks this class and runs unchanged on one rank or on many. Columns
 (environments) are dealt out in contiguous blocks, evenly or not; a value that all ranks need is a
-sum over columns (`sum_columns`), or the columns' rows side by side in their global order
-(`gather_columns`). Both have the same bits on any number of ranks.
+sum over columns (`sum_columns`), or all columns' rows in global order (`gather_columns`). Both have
+the same bits on any number of ranks.
 """
 
 import bisect
@@ -23,7 +23,7 @@ from trpo_mpi.parallel.exact_sum import ExactSum
 T = TypeVar("T")
 
 PAUSE = 1e-4
-"""Seconds between two looks at a collective, where ranks share cores."""
+"""Seconds between polls of a collective, if ranks share cores."""
 
 
 class Communicator:
@@ -32,8 +32,8 @@ class Communicator:
     Args:
         mpi: an mpi4py communicator, or None for a single process without any MPI library.
         columns: environments over all ranks, C; every rank must own at least one.
-        patient: wait for the other ranks asleep. MPI's own waiting keeps a core busy, which the
-            rank that is waited for may need.
+        patient: sleep while waiting for other ranks. MPI's own waiting keeps a core busy, which
+            the rank that it waits for may need.
     """
 
     def __init__(self, mpi: Any, columns: int = 0, patient: bool = False) -> None:
@@ -47,7 +47,7 @@ class Communicator:
         self.collectives = 0
         """Collective operations so far."""
         self.seconds = 0.0
-        """Time spent in them, waiting for the other ranks included."""
+        """Seconds spent in them, including waiting for the other ranks."""
         self.sum_columns = ExactSum(self.num_columns, self._allreduce)
         """Exact sum of (own columns, N) rows over all columns; see `ExactSum`."""
 
@@ -69,7 +69,7 @@ class Communicator:
         return self.rank == 0
 
     def _collective(self, name: str, *args: Any) -> None:
-        """One of MPI's, by its name, on buffers."""
+        """Call one of MPI's collectives on buffers, by its name."""
         start = time.perf_counter()
         self._wait_for(name, *args)
         self.seconds += time.perf_counter() - start
@@ -84,8 +84,8 @@ class Communicator:
             time.sleep(PAUSE)
 
     def _objects(self, name: str, value: Any) -> Any:
-        """A collective of pickled objects, by its name."""
-        if self.patient:  # there is none of these that can be waited for asleep
+        """Call a collective of pickled objects, by its name."""
+        if self.patient:  # these have no variant that can be polled
             self.barrier()
         return getattr(self._mpi, name)(value)
 
@@ -136,10 +136,10 @@ class Communicator:
         return result
 
     def collect_on_root(self, contents: Sequence[bytes]) -> list[bytes]:
-        """All columns' bytes on rank 0, in global order; nothing on the others.
+        """All columns' bytes on rank 0, in global order; an empty list on the others.
 
         Args:
-            contents: those of each own column.
+            contents: the bytes of each of this rank's columns.
         """
         if self.size == 1:
             return list(contents)
@@ -155,12 +155,12 @@ class Communicator:
         return [result[e - n : e].tobytes() for e, n in zip(ends, everyones, strict=True)]
 
     def broadcast(self, array: np.ndarray) -> None:
-        """Overwrite a contiguous array by rank 0's."""
+        """Overwrite a contiguous array with rank 0's."""
         if self.size > 1:
             self._collective("Bcast", array)
 
     def on_root(self, function: Callable[[], T]) -> T:
-        """Run a function on rank 0 alone and give its (picklable) result to every rank.
+        """Run a function on rank 0 alone and return its (picklable) result on every rank.
 
         A `UsageError` that it raises is raised on every rank. For start-up and shut-down: the
         training loop itself pickles nothing.
@@ -192,7 +192,7 @@ class Communicator:
         return cast(T, result)
 
     def barrier(self) -> None:
-        """Wait until every rank is here."""
+        """Wait until every rank has called this."""
         if self.size > 1:
             self._wait_for("Barrier")
 
@@ -218,7 +218,7 @@ class Communicator:
         return total
 
     def oversubscribed(self) -> bool:
-        """Whether this node has fewer cores than ranks for them."""
+        """Whether this node has more ranks than cores for them to use."""
         if self.size == 1 or not hasattr(os, "sched_getaffinity"):
             return False
         with self._node() as node:

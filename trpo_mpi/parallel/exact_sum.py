@@ -9,9 +9,9 @@ quantity, with `HEADROOM` bits to spare; a histogram of the columns' largest exp
 the same buffer, so that afterwards every rank knows the true one, and all repeat the sum in the
 rare case that the guess was too small, or so large that accuracy was lost.
 
-Accuracy: with C columns an entry is off by at most C * 2**-(61 - log2(C) - HEADROOM) of the
-largest magnitude, in any column, that the guess was made for: for 16 columns 2**-47, where a
-float32 holds 2**-24. `SLACK` bits of it may be lost before a sum is repeated.
+Accuracy: with C columns the error of an entry is at most C * 2**-(61 - log2(C) - HEADROOM) of the
+largest magnitude, in any column, that the guess was made for: 2**-47 for 16 columns, against 2**-24
+in a float32. Up to `SLACK` bits of it may be lost before a sum is repeated.
 """
 
 from collections.abc import Callable, Sequence
@@ -23,13 +23,13 @@ from trpo_mpi.errors import DivergedError
 HEADROOM = 6
 """Bits by which a quantity may grow from one sum to the next without a repetition."""
 SLACK = 18
-"""Bits by which it may shrink."""
+"""Bits by which it may fall below the exponent guessed for it, without a repetition."""
 LOWEST, HIGHEST = -60, 128
-"""Exponents between which the largest magnitude of a sum is told apart: below, numbers count as
+"""Exponents between which the largest magnitude of a sum is resolved: below, numbers count as
 2**-60, and above, beyond any float32, as infinite."""
 
 CHUNK = 16384
-"""Numbers of each column that are converted at a time."""
+"""Numbers per column that are converted at a time."""
 
 _BUCKETS = HIGHEST - LOWEST + 2
 _BAD = _BUCKETS - 1  # the histogram's last place counts rows with a NaN or an infinity
@@ -50,19 +50,19 @@ class ExactSum:
         self.exponents: dict[str, int] = {}
         self._bits = 61 - int(np.ceil(np.log2(max(columns, 2))))
         self._allreduce = allreduce
-        self._buffers: dict[int, np.ndarray] = {}  # kept: fresh memory costs as much as the sum
+        self._buffers: dict[int, np.ndarray] = {}  # reused: allocating one costs as much as the sum
 
     def __call__(self, name: str, *parts: np.ndarray) -> np.ndarray:
         """Sum over the columns of all ranks: (N,) float64.
 
         Args:
-            name: of the quantity.
+            name: the quantity's name.
             parts: this rank's columns, in arrays of (columns, N).
 
         Raises `DivergedError` on all ranks if any column holds a NaN or an infinity.
         """
         size = parts[0].shape[1]
-        # A NaN comes through.
+        # A NaN propagates.
         peaks = np.concatenate([np.maximum(p.max(axis=1), -p.min(axis=1)) for p in parts])
         buckets = np.full(len(peaks), _BAD)
         finite = peaks.astype(np.float64) < 2.0**HIGHEST
@@ -98,8 +98,8 @@ def _sum_fixed_point(parts: Sequence[np.ndarray], shift: int, total: np.ndarray)
     """Put the sum of round(rows * 2**shift), over all rows of all parts, into `total` (N,).
 
     The product with a power of two is exact in the rows' own precision, so float32 rows are
-    not widened first: that halves the time of this, the most frequent conversion. It goes by
-    `CHUNK` numbers, which stay in the processor's cache.
+    not widened first: that halves the time of this, the most frequent conversion. `CHUNK` numbers
+    are converted at a time, which stay in the processor's cache.
     """
     kind = parts[0].dtype.type
     factor = kind(2.0**shift)

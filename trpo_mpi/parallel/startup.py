@@ -3,8 +3,8 @@
 Every command runs its `main` through `run`. What it guards against:
 
 - *Silent singletons.* A launcher whose MPI is not the library's (MPICH's mpirun with Open MPI's
-  library, srun with the wrong PMI) starts N processes that each believe to be rank 0 of 1. The
-  launcher's size, from its environment variables, is held against the communicator's.
+  library, srun with the wrong PMI) starts N processes that each take themselves for rank 0 of 1.
+  The launcher's size, from its environment variables, is compared with the communicator's.
 - *Hangs.* An exception on one rank leaves the others waiting in a collective for ever. Here the
   rank prints its traceback and calls MPI_Abort.
 - *Walls of text.* A usage error is printed by one rank; Ctrl-C prints one line.
@@ -40,7 +40,7 @@ THREAD_VARIABLES = (
 )
 
 # Launchers that say how many processes they started, most specific first: an mpirun inside a
-# Slurm step starts its daemons by srun, so Slurm's own numbers count only on their own.
+# Slurm step starts its daemons by srun, so Slurm's variables count only without any others.
 _LAUNCHERS = (
     ("mpirun (MPICH, Intel MPI or PALS)", "PMI_SIZE", "PMI_RANK"),
     ("mpirun (Open MPI)", "OMPI_COMM_WORLD_SIZE", "OMPI_COMM_WORLD_RANK"),
@@ -62,12 +62,12 @@ _OF_LAUNCHERS = (
 
 
 def local_rank(environ: Mapping[str, str] = os.environ) -> int:
-    """Which of its node's processes this one is, by what the launcher says; 0 without one."""
+    """This process's number on its node, according to the launcher; 0 without one."""
     return next((int(environ[name]) for name in _LOCAL_RANKS if name in environ), 0)
 
 
 def limit_threads() -> None:
-    """One thread per rank for BLAS, OpenMP and TensorFlow, unless the user set a number.
+    """Use one thread per rank for BLAS, OpenMP and TensorFlow, unless the user set a number.
 
     OMP_NUM_THREADS, or the first number of its list, counts for those that are not set themselves.
     """
@@ -90,13 +90,13 @@ def _check_threads() -> None:
 
 
 def prepare() -> None:
-    """What must come before a command's other imports: thread limits, and a quiet Ctrl-C."""
+    """Do what must precede a command's other imports: thread limits, and a quiet Ctrl-C."""
     limit_threads()
     signal.signal(signal.SIGINT, _quit_quietly)
 
 
 def unwind_on_signals() -> None:
-    """Let Ctrl-C and SIGTERM end a command by an exception, so that no half of a file is left."""
+    """Let Ctrl-C and SIGTERM end a command by an exception, so that no partial file is left."""
 
     def unwind(number: int, _frame: types.FrameType | None) -> NoReturn:
         raise SystemExit(128 + number)
@@ -106,17 +106,17 @@ def unwind_on_signals() -> None:
 
 
 class Launch(NamedTuple):
-    """What a launcher such as mpirun says of the process it has started."""
+    """How a launcher such as mpirun started this process."""
 
     launcher: str
     size: int
-    """How many processes it started."""
+    """Number of processes it started."""
     rank: int
-    """Which of them this one is."""
+    """Rank of this process among them."""
 
 
 def launched(environ: Mapping[str, str] = os.environ) -> Launch:
-    """How this process was started, by the environment variables of launchers."""
+    """How this process was started, according to launchers' environment variables."""
     for name, size, rank in _LAUNCHERS:
         if environ.get(size, "").isdecimal():
             return Launch(name, int(environ[size]), int(environ.get(rank) or 0))
@@ -124,21 +124,21 @@ def launched(environ: Mapping[str, str] = os.environ) -> Launch:
 
 
 def check_alone() -> None:
-    """Raise `UsageError` if a launcher has started several processes of a command for one."""
+    """Raise `UsageError` if a launcher started several processes of a single-process command."""
     name, size, _ = launched()
     if size > 1:
         raise UsageError(f"{name} started {size} processes; this command is for one")
 
 
 def without_launcher(environ: Mapping[str, str] = os.environ) -> dict[str, str]:
-    """The environment variables less those of launchers: a process started with it is no rank."""
+    """The environment variables without launchers', for a process that is not to be a rank."""
     return {name: x for name, x in environ.items() if not name.startswith(_OF_LAUNCHERS)}
 
 
 def connect() -> "Communicator":
-    """The communicator of all ranks, or of this process alone where there is no MPI library.
+    """The communicator of all ranks, or of this process alone if there is no MPI library.
 
-    Raises `UsageError` where the launcher started another number of processes than MPI sees.
+    Raises `UsageError` if the launcher started a different number of processes than MPI sees.
     """
     from trpo_mpi.parallel.communicator import Communicator
 
@@ -150,7 +150,7 @@ def connect() -> "Communicator":
         from mpi4py import MPI
 
         world = MPI.COMM_WORLD
-    except (ImportError, RuntimeError):  # mpi4py, or the library behind it, is not there
+    except (ImportError, RuntimeError):  # mpi4py, or its MPI library, is missing
         pass
     comm = Communicator(world)
     name, size, _ = launched()
@@ -178,7 +178,7 @@ def _cure(launcher: str, has_library: bool) -> str:
 
 
 def run(main: Callable[[], int]) -> NoReturn:
-    """Call `main` and exit with the code it returns, whatever happens inside it."""
+    """Call `main` and exit with the code it returns, 2 for a `UsageError`, 1 for a failure."""
     prepare()
     output.outlive()
     try:
@@ -187,8 +187,8 @@ def run(main: Callable[[], int]) -> NoReturn:
     except UsageError as error:
         code = _refuse(f"{os.path.basename(sys.argv[0]).removesuffix('.py')}: error: {error}")
     except BaseException as error:
-        # `--help` ends so, before MPI is there. Later, say from inside an environment, it may
-        # be this rank alone, and the others would wait.
+        # `--help` exits like this, before MPI is initialised. Later, say from inside an
+        # environment, it may be this rank alone, and the others would wait.
         if not isinstance(error, SystemExit) or _initialised_mpi() is not None:
             abort(error)
         code = error.code if isinstance(error.code, int) else int(error.code is not None)
@@ -202,9 +202,9 @@ def _refuse(message: str) -> int:
 
 
 def _leave(code: int) -> NoReturn:
-    """End this rank after all ranks are through MPI_Finalize; the job's code is rank 0's.
+    """End this rank together with all others; the job's exit code is rank 0's.
 
-    The other ranks exit with 0: a launcher ends what still runs as soon as one has another code.
+    The other ranks exit with 0: as soon as one exits with another code, a launcher kills the rest.
     """
     sys.stdout.flush()
     sys.stderr.flush()
@@ -215,8 +215,8 @@ def _leave(code: int) -> NoReturn:
     if MPI is not None:
         MPI.COMM_WORLD.Barrier()
         MPI.Finalize()
-    # Not os._exit: MPICH tells its mpirun that a rank is done from an exit handler, and without
-    # that kills the others.
+    # Not os._exit: MPICH tells its mpirun from an exit handler that a rank is done; otherwise
+    # mpirun kills the others.
     sys.exit(code if launched().rank == 0 else 0)
 
 
@@ -230,12 +230,12 @@ _failure_notes: list[Callable[[str], None]] = []
 
 
 def on_failure(note: Callable[[str], None]) -> None:
-    """Have `note` called with a line that says what failed, before this rank ends all of them."""
+    """Have `note` called with a line that says what failed, before this rank ends the job."""
     _failure_notes.append(note)
 
 
 def note_failure(line: str, seconds: float = 5.0) -> None:
-    """Call what `on_failure` was given; a disk that hangs delays the end by `seconds`."""
+    """Call what `on_failure` registered, waiting up to `seconds` for each: a disk may hang."""
     for note in _failure_notes:
         thread = threading.Thread(target=note, args=(line,), daemon=True)
         thread.start()
@@ -245,7 +245,7 @@ def note_failure(line: str, seconds: float = 5.0) -> None:
 def abort(error: BaseException) -> NoReturn:
     """Print a failure once and end all ranks with exit code 1."""
     _, size, rank = launched()
-    # A fault that all ranks share is reported by the first: its abort ends the others' wait.
+    # A fault that all ranks share is reported by the first, whose abort ends the others' sleep.
     time.sleep(min(0.2 * rank, 2.0))
     where = f"rank {rank} of {size}: "
     if isinstance(error, EnvironmentFault | DivergedError):
@@ -265,9 +265,9 @@ def abort(error: BaseException) -> NoReturn:
 
 
 def await_reader(seconds: float = 2.0) -> None:
-    """Wait until the launcher has read what was written to standard error, where that is a pipe.
+    """Wait up to `seconds` until the launcher has read all of standard error, if it is a pipe.
 
-    MPICH's mpirun throws away what it has not read when a rank aborts.
+    MPICH's mpirun discards what it has not read when a rank aborts.
     """
     end = time.monotonic() + seconds
     try:
@@ -276,7 +276,7 @@ def await_reader(seconds: float = 2.0) -> None:
             if not any(unread):
                 break
             time.sleep(0.01)
-    except OSError:  # closed, or a system that does not count
+    except OSError:  # closed, or the system does not report it
         pass
 
 

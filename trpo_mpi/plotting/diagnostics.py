@@ -1,4 +1,4 @@
-"""A page of diagnostics: how the updates of some runs went, and where their time goes."""
+"""A page of diagnostics: how the updates of some runs went, and where their time went."""
 
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -29,23 +29,23 @@ LIMITS = {
     "npg": ("max_kl", "limit of the KL, to second order"),
     "kl-penalty": ("max_kl", "target of the KL"),
 }
-"""Policy step -> the column with what the KL is held against, and its name."""
+"""Policy step -> column with the limit or target of its KL, and its label."""
 PHASES = ("sample", "policy", "critic", "other")
 BLOCKS = 50
 PHASE_COLOURS = ("#56B4E9", "#009E73", "#E69F00", "0.75")
 TITLE_PAD = 20
-"""Points between a title and a panel with a legend of its own."""
+"""Points between a title and a panel that has its own legend."""
 LEAST_VARIANCE_SHOWN = -0.5
-"""A critic that has learnt nothing yet may explain less than nothing, by any factor."""
+"""Lower limit of its axis: an untrained critic's explained variance may be hugely negative."""
 
 Draw = Callable[[Any], None]
 """Draws a panel into its axes."""
 
 
 def draw(title: str, runs: Sequence[Run]) -> Figure:
-    """Draw runs, seeds of one setting, over one another; times as means over them.
+    """Draw runs, seeds of one setting, over one another; times as means over the runs.
 
-    A panel is there where a run has something for it; each has made a policy step at least.
+    A panel is drawn if any run has data for it; each run must have made a policy step.
     Raises as `Run.column` does.
     """
     algo = runs[0].settings["algo"]
@@ -100,7 +100,7 @@ def _draw_statistic(axes: Any, runs: Sequence[Run], column: str) -> None:
 
 
 def _times(runs: Sequence[Run]) -> Points:
-    """Seconds an iteration, mean over runs: time steps (n,), and of each phase (phases, n)."""
+    """Seconds per iteration, mean over runs: time steps (n,), and seconds by phase (phases, n)."""
     phases = []
     for run in runs:
         total = run.column("timesteps_per_batch") / run.column("steps_per_second")
@@ -115,7 +115,7 @@ def _times(runs: Sequence[Run]) -> Points:
 
 
 def _waits(runs: Sequence[Run]) -> dict[str, Points]:
-    """Seconds an iteration in MPI, mean over runs, by column; empty on a single rank."""
+    """Seconds per iteration in MPI, mean over runs, by column; empty on a single rank."""
     found = {}
     for column in ("mpi_seconds", "mpi_min_seconds", "mpi_max_seconds"):
         series = [
@@ -127,7 +127,7 @@ def _waits(runs: Sequence[Run]) -> dict[str, Points]:
 
 
 def _before(run: Run, column: str) -> Points:
-    """Of a column whose values are those of the iteration before their row's."""
+    """The points of a column whose values belong to the iteration before their row's."""
     timesteps, values = run.column("timesteps")[:-1], run.column(column)[1:]
     there = np.isfinite(timesteps) & np.isfinite(values)
     return timesteps[there], values[there]
@@ -139,7 +139,7 @@ def _mean(series: Sequence[Points]) -> Points:
 
 
 def block_medians(timesteps: np.ndarray, seconds: np.ndarray) -> Points:
-    """Medians of so many rows in turn that `BLOCKS` are left: one slow row would set the scale."""
+    """Medians of at most `BLOCKS` blocks of rows, lest a single slow row set the scale."""
     blocks = min(BLOCKS, len(timesteps))
     steps, times = (np.array_split(x, blocks) for x in (timesteps, seconds))
     return np.array([*map(np.median, steps)]), np.array([*map(np.median, times)])

@@ -1,4 +1,4 @@
-"""Which runs belong together: panels by environment, and in them the seeds of one curve."""
+"""Groups runs into panels by environment, and in each panel into the seeds of one curve."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -7,18 +7,18 @@ from trpo_mpi.config import NOT_THE_RESULT
 from trpo_mpi.errors import UsageError
 from trpo_mpi.run_directory.reading import Run
 
-# Runs that differ in these alone are seeds of one curve.
+# Runs that differ only in these are seeds of one curve.
 NOT_COMPARED = {"seed", *NOT_THE_RESULT} - {"num_timesteps"}
 
 Panels = dict[str, dict[str, list[Run]]]
-"""Environment -> label of a curve -> its runs, one a seed."""
+"""Environment -> label of a curve -> its runs, one per seed."""
 
 
 def group(runs: Sequence[Run]) -> Panels:
-    """Runs by environment, and there by label: the recipe, and settings in which its runs differ.
+    """Group runs by environment and label: the recipe, and settings in which its runs differ.
 
-    Raises `UsageError` where two runs of a group have the same seed: the band would show seeds
-    closer together than they are.
+    Raises `UsageError` if two runs of a curve have the same seed: the band would show seeds closer
+    together than they are.
     """
     panels: Panels = {}
     for run in runs:
@@ -35,7 +35,7 @@ def group(runs: Sequence[Run]) -> Panels:
 
 
 def same(one: Run, other: Run) -> bool:
-    """Whether two runs are one by their settings: the bits are equal, too."""
+    """Whether two runs have the same settings and seed, and so the same bits."""
     compared = (one.settings.keys() | other.settings.keys()) - NOT_COMPARED | {"seed"}
     return one.recipe == other.recipe and all(
         one.settings.get(name) == other.settings.get(name) for name in compared
@@ -43,7 +43,7 @@ def same(one: Run, other: Run) -> bool:
 
 
 def _label(run: Run, runs: Sequence[Run]) -> str:
-    """The recipe, with this run's value of each setting that varies in it within a panel."""
+    """The recipe, with this run's value of each setting that varies among its runs in a panel."""
     panels: dict[str, list[dict[str, Any]]] = {}
     for other in runs:
         if other.recipe == run.recipe:
@@ -58,5 +58,5 @@ def _label(run: Run, runs: Sequence[Run]) -> str:
 
 
 def _words(value: Any) -> str:
-    """A setting as it is given to a flag: of several values one beside the other."""
+    """A setting as a flag takes it: several values separated by spaces."""
     return " ".join(map(str, value)) if isinstance(value, list | tuple) else str(value)

@@ -1,4 +1,4 @@
-"""The page of learning curves: a panel an environment, a line for the seeds of one setting."""
+"""The page of learning curves: one panel per environment, one line for the seeds of a setting."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -14,7 +14,7 @@ from trpo_mpi.run_directory.reading import Run
 from trpo_mpi.state import EPISODES_REPORTED
 
 COLUMNS = {"training": "episode_return_mean", "evaluation": "return_mean"}
-"""Where the returns stand in a run's rows."""
+"""Kind of returns -> their column in a run's rows."""
 CENTRE_WORDS = {"mean": "mean", "iqm": "interquartile mean (IQM)"}
 BAND_WORDS = {
     "std": " ± standard deviation",
@@ -31,15 +31,15 @@ def draw(
     band: str = "std",
     references: Sequence[str] = (),
 ) -> Figure:
-    """Draw what `group` gave, each run with a return at least.
+    """Draw the result of `group`; every run must have at least one return.
 
     Args:
         panels: the runs.
         returns: `training` or `evaluation`.
-        centre, band: as `summarise` takes them.
+        centre, band: as in `summarise`.
         references: names in `REFERENCES`.
 
-    Raises `UsageError` where seeds of a curve have no time step in common.
+    Raises `UsageError` if seeds of a curve have no time step in common.
     """
     labels = list(dict.fromkeys(label for curves in panels.values() for label in curves))
     names = [_with_seeds(label, panels) for label in labels]
@@ -72,7 +72,7 @@ def _curve(runs: Sequence[Run], column: str, centre: str, band: str) -> Curve:
 
 
 def _draw_curve(axes: Any, curve: Curve, number: int) -> Any:
-    """Draw the centre and its band; gives the line."""
+    """Draw the centre and its band; return the line."""
     look = style.line_style(number)
     marker = "o" if len(curve.timesteps) == 1 else None  # a line of one point is invisible
     (line,) = axes.plot(curve.timesteps, curve.centre, marker=marker, **look)

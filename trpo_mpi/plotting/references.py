@@ -1,7 +1,7 @@
-"""Published scores, to be drawn beside learning curves as `--reference NAME`.
+"""Published scores, drawn beside learning curves by `--reference NAME`.
 
-Most were measured on -v1 to -v3 of the MuJoCo environments and stand here under -v4, which
-computes the same; Ant and Humanoid changed with their versions, and have what was measured on -v4.
+Most were measured on -v1 to -v3 of the MuJoCo environments and are listed here under -v4, which
+computes the same; Ant and Humanoid changed with their versions, and have only scores from -v4.
 """
 
 from dataclasses import dataclass
@@ -12,9 +12,9 @@ class Reference:
     """A row of a published table."""
 
     label: str
-    """In the picture's legend."""
+    """Label in the figure's legend."""
     source: str
-    """What its scores are, and where they stand."""
+    """What its scores are, and where they were published."""
     scores: dict[str, float]
     """Environment -> mean return."""
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 RESAMPLES = 2000
-"""Draws of the bootstrap."""
+"""Number of bootstrap resamples."""
 
 Points = tuple[np.ndarray, np.ndarray]
 """Time steps (n,), increasing, and values (n,)."""
@@ -22,7 +22,7 @@ class Curve:
     centre: np.ndarray
     """(n,)"""
     band: tuple[np.ndarray, np.ndarray] | None
-    """Its lower and upper edge, (n,) each; None for a single seed."""
+    """Lower and upper edge of the band, (n,) each; None for a single seed."""
 
 
 def mean(values: np.ndarray) -> np.ndarray:
@@ -32,10 +32,9 @@ def mean(values: np.ndarray) -> np.ndarray:
 
 
 def interquartile_mean(values: np.ndarray) -> np.ndarray:
-    """Mean over the first axis of what is left without its lowest and highest quarter.
+    """Mean over the first axis without its lowest and highest quarter.
 
-    As Agarwal et al. (2021) take it, by whole seeds: of five the middle three, of fewer than four
-    all.
+    As in Agarwal et al. (2021), by whole seeds: the middle three of five, all of fewer than four.
     """
     cut = len(values) // 4
     return mean(np.sort(values, axis=0)[cut : len(values) - cut])
@@ -50,7 +49,7 @@ CENTRES: dict[str, Callable[[np.ndarray], np.ndarray]] = {
 def bootstrap_interval(
     values: np.ndarray, centre: Callable[[np.ndarray], np.ndarray]
 ) -> tuple[np.ndarray, np.ndarray]:
-    """95 % percentile interval of the centre over seeds drawn again: (S, n) to (n,) twice."""
+    """95 % percentile interval of the centre over resampled seeds: (S, n) to (n,) twice."""
     drawn = np.random.default_rng(0).integers(len(values), size=(len(values), RESAMPLES))
     parts = np.array_split(values, -(-values.shape[1] // 100), axis=1)  # to bound the memory
     edges = [np.quantile(centre(part[drawn]), (0.025, 0.975), axis=0) for part in parts]
@@ -59,10 +58,10 @@ def bootstrap_interval(
 
 
 def on_common_steps(series: Sequence[Points]) -> Points:
-    """Time steps (n,) and the values there of each of S series (S, n), linear between its points.
+    """Common time steps (n,) of S series and their linearly interpolated values there, (S, n).
 
-    These are all time steps at which one of them has a point, from where the last begins to where
-    the first ends; n is 0 where there is none.
+    These are all time steps at which any series has a point, from the latest beginning to the
+    earliest end; n is 0 if there is none.
     """
     first = max(timesteps[0] for timesteps, _ in series)
     last = min(timesteps[-1] for timesteps, _ in series)
@@ -75,9 +74,9 @@ def summarise(series: Sequence[Points], centre: str = "mean", band: str = "std")
     """The curve of several seeds.
 
     Args:
-        series: one a seed, with a common time step at least.
+        series: one per seed, with at least one common time step.
         centre: `mean` or `iqm`.
-        band: `std` (sample standard deviation) or `stderr` (its part in the mean's error), to both
+        band: `std` (sample standard deviation) or `stderr` (standard error of the mean), on both
             sides of the mean; `bootstrap`, the 95 % interval of the centre.
     """
     grid, values = on_common_steps(series)

@@ -1,4 +1,4 @@
-"""How all figures look, and how they get into a file."""
+"""How all figures look, and how they are written to a file."""
 
 import math
 from collections.abc import Sequence
@@ -14,13 +14,13 @@ from matplotlib.ticker import EngFormatter
 from trpo_mpi.atomic_file import whole_file
 from trpo_mpi.errors import UsageError
 
-# Okabe and Ito (2008): told apart by the colour-blind, too. Yellow comes last: it is pale.
+# Okabe and Ito (2008): the colour-blind can tell them apart. Yellow comes last: it is pale.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000", "#F0E442")
 LINE_STYLES = ("-", "--", ":", "-.")
 
 
 def line_style(number: int) -> dict[str, Any]:
-    """Colour and dashes of line `number`: neighbours differ in both, for prints in black."""
+    """Colour and dashes of line `number`: neighbours differ in both, for black-and-white prints."""
     rounds, colour = divmod(number, len(COLOURS))
     dashes = LINE_STYLES[(number + rounds) % len(LINE_STYLES)]
     return {"color": COLOURS[colour], "linestyle": dashes}
@@ -29,12 +29,12 @@ def line_style(number: int) -> dict[str, Any]:
 def new_figure(
     panels: int, legend: Sequence[str], title: str | None = None, label: str = ""
 ) -> Figure:
-    """A figure with axes for so many panels over time steps, in a grid.
+    """A figure with a grid of axes for panels over time steps.
 
     Args:
-        panels: how many.
-        legend, title: what will stand in its legend, and over that.
-        label: at the left of each row of panels.
+        panels: number of panels.
+        legend, title: entries and title of the legend that it will get.
+        label: label at the left of each row of panels.
     """
     columns = panels if panels <= 3 else math.ceil(math.sqrt(panels))
     rows = -(-panels // columns)
@@ -56,26 +56,26 @@ def new_figure(
 def add_legend(
     figure: Figure, handles: Sequence[Any], names: Sequence[str], title: str | None
 ) -> None:
-    """One legend for all panels, below them."""
+    """Add one legend for all panels, below them."""
     across = _across(names, figure.get_figwidth())
     more = {"ncols": across, "handlelength": 3, "title": title}
     figure.legend(handles, names, loc="outside lower center", **more)
 
 
 def _name_width(legend: Sequence[str]) -> float:
-    """Inches that the longest entry of a legend takes."""
+    """Width of the longest entry of a legend, in inches."""
     return 0.9 + 0.085 * max(map(len, legend))
 
 
 def _across(legend: Sequence[str], width: float) -> int:
-    """How many entries of a legend stand side by side."""
+    """Number of legend entries that fit side by side."""
     return max(1, min(len(legend), int(width / _name_width(legend))))
 
 
 def check_ending(output: Path, pages: int = 1) -> str:
     """The format that a file's ending names.
 
-    Raises `UsageError` where there is none such, or where it holds one page and there are more.
+    Raises `UsageError` if the format is unknown, or holds one page and there are more.
     """
     kind = output.suffix.lower().removeprefix(".")
     known = FigureCanvasAgg(Figure()).get_supported_filetypes()
@@ -89,7 +89,7 @@ def check_ending(output: Path, pages: int = 1) -> str:
 def save(pages: Sequence[Figure], output: Path) -> None:
     """Write figures into a file, whole or not at all.
 
-    Raises `UsageError` where it can't be written, or as `check_ending` does.
+    Raises `UsageError` if it can't be written, or as `check_ending` does.
     """
     kind = check_ending(output, len(pages))
     try:

@@ -14,28 +14,28 @@ if TYPE_CHECKING:
     from trpo_mpi.policies.policy import Policy
 
 BLOCK = 16
-"""Rows that `BlockwiseForward` takes at a time."""
+"""Rows that `BlockwiseForward` processes at a time."""
 IMAGES = 4
-"""The same of a network that works on one column at a time, where there are fewer than `BLOCK`: an
-image costs more than a call."""
+"""Rows at a time for networks that process one column at a time, if there are fewer than `BLOCK`:
+an image costs more than a call."""
 GPU_IMAGES = 64
-"""The same on a GPU, where a call costs more than an image."""
+"""Rows at a time for such networks on a GPU, where a call costs more than an image."""
 
 
 class BlockwiseForward:
     """A network with fixed parameters, for acting.
 
-    Rows are worked through in blocks of fixed sizes, the last padded: a matrix product's bits
-    depend on how many rows it has, and may not depend on how many environments this rank
-    happens to own.
+    Rows are processed in blocks of fixed sizes, the last padded: the bits of a matrix product
+    depend on its number of rows, and must not depend on how many environments this rank happens
+    to own.
 
     Args:
-        network: its `rows` takes parameters, rows and what they carry, and gives outputs and
-            what they carry then.
-        flat: the parameters.
-        blocks: rows at a time, the most first; in each a row must have the same bits.
-        alone: whether a single image may go by itself, in half the time; its bits may then differ
-            from those among others.
+        network: its `rows` takes parameters, rows and their carried numbers, and returns outputs
+            and new carried numbers.
+        flat: the parameters, (P,).
+        blocks: block sizes, largest first; a row must have the same bits in each.
+        alone: whether a single image may be processed unpadded, in half the time; its bits may
+            then differ from those in a block.
     """
 
     def __init__(
@@ -70,7 +70,7 @@ class BlockwiseForward:
 
 
 def padded_rows(rows: np.ndarray, block: int) -> np.ndarray:
-    """With zeros behind, to a multiple of `block` rows."""
+    """`rows` padded with zeros to a multiple of `block` rows."""
     if len(rows) % block == 0:
         return rows
     padded = np.zeros((-(-len(rows) // block) * block, rows.shape[1]), rows.dtype)
@@ -83,10 +83,10 @@ def _on_gpu() -> bool:
 
 
 def safe_blocks(network: Any, flat: np.ndarray) -> tuple[int, ...]:
-    """What to give `BlockwiseForward` for `blocks`: sizes in all of which a row has the same bits.
+    """Block sizes for `BlockwiseForward` in all of which a row has the same bits.
 
-    The last, which decides the bits, is `IMAGES` or `BLOCK`; or 1, where this machine does not give
-    a row the same bits alone and among others. Of a GPU that is not asked.
+    The last, which decides the bits, is `IMAGES` or `BLOCK`; or 1, if a row has other bits on this
+    machine alone than among others. A network that runs on a GPU is not checked.
     """
     if network.one_column and _on_gpu():
         return (GPU_IMAGES,)
@@ -115,8 +115,8 @@ def safe_blocks(network: Any, flat: np.ndarray) -> tuple[int, ...]:
 class Actor:
     """A policy with fixed parameters, from normalised observations to actions.
 
-    In NumPy but for convolutions and networks of one's own. Its outputs equal the `tf.function`
-    policy's but for rounding (a test holds them together); the update takes all its
+    It runs in NumPy except for convolutions and custom networks. Its outputs equal those of the
+    policy's graphs up to rounding (a test compares them); the update takes all its
     log-probabilities from the latter.
     """
 
@@ -135,7 +135,7 @@ class Actor:
             self._std = np.exp(self._log_std)
 
     def begin(self, rows: int) -> np.ndarray:
-        """The state in which episodes begin, for so many: (rows, S) float32."""
+        """The initial state of `rows` episodes: (rows, S) float32."""
         return np.zeros((rows, self.state_size), np.float32)
 
     def sample(
@@ -145,8 +145,8 @@ class Actor:
 
         Args:
             observations: normalised.
-            noise: (n, size), of `draw_noise`.
-            state: (n, S), before them.
+            noise: (n, size), from `draw_noise`.
+            state: (n, S), before the observations.
         """
         output, state = self._outputs(observations, state)
         return self._choose(output + (noise if self._std is None else self._std * noise)), state
@@ -167,7 +167,7 @@ class Actor:
         return output, state
 
     def memory(self, observations: np.ndarray, state: np.ndarray) -> np.ndarray:
-        """What the critic reads, (n, M), once the policy has seen these."""
+        """The critic's memory input, (n, M), once the policy has seen these observations."""
         return self.remembered(self._outputs(observations, state)[1] if self.state_size else state)
 
     def remembered(self, state: np.ndarray) -> np.ndarray:

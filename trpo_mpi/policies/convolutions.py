@@ -16,19 +16,19 @@ KERNELS = {
     "nature": (((32, 8, 4), (64, 4, 2), (64, 3, 1)), 512),
 }
 """Convolutional networks, as (filters, size, stride) of each convolution and the units of the
-fully connected layer behind them: `small` of Mnih et al. 2013, `nature` of Mnih et al. 2015."""
+fully connected layer after them: `small` of Mnih et al. 2013, `nature` of Mnih et al. 2015."""
 
 
 class Cnn(GraphPart):
-    """Convolutions over an image, then one fully connected layer; ReLU behind each.
+    """Convolutions over an image, then one fully connected layer; ReLU after each.
 
-    Works on one column at a time.
+    Processes one column at a time.
 
     Args:
-        shape: of the image: (height, width), (height, width, channels) or (channels, height,
-            width); the channels are the smallest number.
+        shape: of the image: (height, width), (height, width, channels), or (channels, height,
+            width) if its first number is smaller than its last.
         kind: key of `KERNELS`.
-        scale: what the pixels are multiplied by.
+        scale: factor applied to the pixels.
     """
 
     def __init__(self, shape: Sequence[int], kind: str, scale: float) -> None:
@@ -65,23 +65,23 @@ class Cnn(GraphPart):
         return arrays
 
     def __call__(self, weights: Sequence[tf.Tensor], inputs: tf.Tensor) -> tf.Tensor:
-        """Flat images of one column, (1, T, D), to features, (1, T, outputs)."""
+        """Features (1, T, outputs) of flat images of one column, (1, T, D)."""
         return self.known(weights, inputs)[-1]
 
     def _images(self, inputs: tf.Tensor, kind: tf.DType) -> tf.Tensor:
-        """As convolutions take them: (T, height, width, channels), not scaled."""
+        """Images as convolutions take them, not scaled: (T, height, width, channels)."""
         images = tf.reshape(inputs, (-1, *self._given))
         if self._channels_first:
             images = tf.transpose(images, (0, 2, 3, 1))
         return tf.cast(images, kind)
 
     def _filters(self, weights: Sequence[tf.Tensor], layer: int) -> tf.Tensor:
-        """A convolution's filters; the first ones scale the pixels, of which there are more."""
+        """A convolution's filters; the first are scaled in place of the pixels, which are more."""
         filters = weights[2 * layer][0]
         return filters if layer else filters * self._scale
 
     def _convolved(self, weights: Sequence[tf.Tensor], inputs: tf.Tensor) -> list[tf.Tensor]:
-        """What each convolution gives: (T, height, width, filters)."""
+        """Output of each convolution, after ReLU: (T, height, width, filters)."""
         given, x = [], self._images(inputs, weights[0].dtype)
         for i, (_, _, stride) in enumerate(self._convolutions):
             x = tf.nn.conv2d(x, self._filters(weights, i), stride, "VALID")
@@ -90,24 +90,24 @@ class Cnn(GraphPart):
         return given
 
     def known(self, weights: Sequence[tf.Tensor], inputs: tf.Tensor) -> list[tf.Tensor]:
-        """The inputs, as bytes if they are, and what each layer gives; the features last."""
+        """The inputs, unconverted, and the output of each layer; the features last."""
         given = self._convolved(weights, inputs)
         x = tf.matmul(tf.reshape(given[-1], (-1, self._flat)), weights[-2][0])[None]
         return [inputs, *given, tf.nn.relu(x + every_step(weights[-1], x))]
 
     def held(self, arrays: Sequence[np.ndarray]) -> Sequence[Any]:
-        """One set of arrays as `rows` takes it."""
+        """One set of parameter arrays as `rows` takes it."""
         return [*super().held(arrays[:-2]), *arrays[-2:]]
 
     def acting(self, weights: Sequence[tf.Tensor], inputs: tf.Tensor) -> tf.Tensor:
-        """What the last convolution gives, flat."""
+        """Flat output of the last convolution."""
         return tf.reshape(self._convolved(weights, inputs)[-1], (1, -1, self._flat))
 
     def rows(self, weights: Sequence[Any], x: np.ndarray) -> np.ndarray:
-        """The same for (n, D) rows.
+        """Features (n, outputs) of (n, D) rows.
 
-        The last layer in NumPy: TensorFlow rearranges its matrix at every call, for one image
-        ten times the work.
+        The last layer runs in NumPy: TensorFlow rearranges its matrix at every call, ten times the
+        work for one image.
         """
         features = super().rows(weights[:-2], x) @ weights[-2] + weights[-1]
         return np.maximum(features, 0, out=features)
@@ -120,12 +120,12 @@ class Cnn(GraphPart):
     ) -> tuple[tf.Tensor, tf.Tensor]:
         """The features, and their forward-mode product with tangents of the weights.
 
-        Both ways from what is known, layer by layer: 0.7 of the time of a product that TensorFlow
-        makes out of the forward pass.
+        Forward and backward, layer by layer from `known`: 0.7 times the time of a product that
+        TensorFlow derives from the forward pass.
         """
         images = self._images(known[0], weights[0].dtype)
         inputs = [images, *known[1:-2]]
-        d: tf.Tensor | None = None  # of the layer's input; the images have none
+        d: tf.Tensor | None = None  # tangent of the layer's input; the images have none
         for i, (x, y) in enumerate(zip(inputs, known[1:-1], strict=True)):
             stride = self._convolutions[i][2]
             entering = tf.nn.conv2d(x, self._filters(tangents, i), stride, "VALID")
@@ -148,7 +148,7 @@ class Cnn(GraphPart):
         known: Sequence[tf.Tensor],
         u: tf.Tensor,
     ) -> list[tf.Tensor]:
-        """Gradients by the weights, from that by the features; `inputs` of the convolutions."""
+        """Weights' gradients, given the features' gradient `u` and the convolutions' `inputs`."""
         flat = tf.reshape(known[-2], (-1, self._flat))
         u = _where_active(known[-1], u)
         gradients = [tf.matmul(flat, u[0], transpose_a=True)[None], _over_steps(u)]
@@ -172,7 +172,7 @@ class Cnn(GraphPart):
 
 
 def _where_active(outputs: tf.Tensor, x: tf.Tensor) -> tf.Tensor:
-    """`x` where the layer's ReLU let through, else 0."""
+    """`x` where the layer's ReLU is active, else 0."""
     return tf.raw_ops.ReluGrad(gradients=x, features=outputs)  # in one pass
 
 
@@ -182,7 +182,7 @@ def _over_steps(x: tf.Tensor) -> tf.Tensor:
 
 
 def smallest(kind: str) -> int:
-    """The side of the smallest image that a network of `KERNELS` takes."""
+    """Side of the smallest image that a network of `KERNELS` accepts."""
     side = 1
     for _, size, stride in reversed(KERNELS[kind][0]):
         side = (side - 1) * stride + size

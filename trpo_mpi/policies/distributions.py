@@ -1,11 +1,11 @@
-"""Distributions over actions, by hand: log-probability, entropy, KL and Fisher matrix.
+"""Hand-written distributions over actions: log-probability, entropy, KL and Fisher matrix.
 
-A distribution is described by the K numbers that the policy network gives for a time step,
+A distribution is described by the K numbers that the policy network outputs for a time step,
 its *parameters*; the TensorFlow functions take them as (..., K) tensors and return (...)
 tensors. The Fisher matrix is that of the distribution in its own parameters: between the
-network's forward-mode and reverse-mode derivatives it makes the Gauss-Newton product.
+network's forward-mode and reverse-mode derivatives it yields the Gauss-Newton product.
 
-Acting is done in NumPy, from noise that each environment's own stream has drawn.
+Acting is done in NumPy, with noise drawn from each environment's own stream.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ class DiagonalGaussian:
         self._low, self._high = space.low.reshape(-1), space.high.reshape(-1)
 
     def log_prob(self, parameters: tf.Tensor, actions: tf.Tensor) -> tf.Tensor:
-        """log p(action), of the action before it is clipped to the Box."""
+        """log p(action), for the action before it is clipped to the Box."""
         mean, log_std = tf.split(parameters, 2, axis=-1)
         scaled = (actions - mean) * tf.exp(-log_std)
         terms = -0.5 * scaled**2 - log_std - 0.5 * math.log(2 * math.pi)
@@ -48,7 +48,7 @@ class DiagonalGaussian:
         """KL(old || new) in nats."""
         old_mean, old_log_std = tf.split(old, 2, axis=-1)
         mean, log_std = tf.split(new, 2, axis=-1)
-        # expm1 keeps the digits where the two are nearly equal, as they are in a trust region.
+        # expm1 keeps the digits when the two are nearly equal, as they are in a trust region.
         spread = 0.5 * tf.math.expm1(2 * (old_log_std - log_std)) - (old_log_std - log_std)
         shift = 0.5 * ((old_mean - mean) * tf.exp(-log_std)) ** 2
         return tf.reduce_sum(spread + shift, axis=-1)
@@ -64,7 +64,7 @@ class DiagonalGaussian:
         return stream.standard_normal((steps, self.size), np.float32)
 
     def choose(self, noisy: np.ndarray) -> np.ndarray:
-        """Actions from the network's output with noise upon it."""
+        """Actions from the network's output plus noise."""
         return noisy
 
     def to_environment(self, actions: np.ndarray) -> np.ndarray:
@@ -122,7 +122,7 @@ class Categorical:
         return stream.gumbel(size=(steps, self.size)).astype(np.float32)
 
     def choose(self, noisy: np.ndarray) -> np.ndarray:
-        """Actions from the network's output with noise upon it."""
+        """Actions from the network's output plus noise."""
         return np.argmax(noisy, axis=1)
 
     def to_environment(self, actions: np.ndarray) -> np.ndarray:
@@ -183,7 +183,7 @@ class MultiCategorical:
         return stream.gumbel(size=(steps, self.size)).astype(np.float32)
 
     def choose(self, noisy: np.ndarray) -> np.ndarray:
-        """Actions from the network's output with noise upon it."""
+        """Actions from the network's output plus noise."""
         logits = np.split(noisy, self._edges, axis=1)
         return np.stack([np.argmax(part, axis=1) for part in logits], axis=1)
 
@@ -238,7 +238,7 @@ class Bernoulli:
         return stream.logistic(size=(steps, self.size)).astype(np.float32)
 
     def choose(self, noisy: np.ndarray) -> np.ndarray:
-        """Actions from the network's output with noise upon it."""
+        """Actions from the network's output plus noise."""
         return (noisy > 0).astype(np.int32)
 
     def to_environment(self, actions: np.ndarray) -> np.ndarray:
@@ -259,7 +259,7 @@ Distribution = DiagonalGaussian | Categorical | MultiCategorical | Bernoulli
 
 
 def distribution_for(space: gym.Space[Any]) -> Distribution:
-    """The distribution for an action space; `UsageError` where there is none."""
+    """The distribution for an action space; raises `UsageError` if there is none."""
     if isinstance(space, gym.spaces.Box) and np.issubdtype(space.dtype, np.floating):
         return DiagonalGaussian(space)
     if isinstance(space, gym.spaces.Discrete):

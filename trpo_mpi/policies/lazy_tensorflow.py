@@ -1,6 +1,6 @@
-"""TensorFlow for modules that must not wait for it.
+"""TensorFlow for modules that must not wait for its import.
 
-`predict` and `play` act with an MLP in NumPy: they import these modules, and never TensorFlow.
+`predict` and `play` run an MLP in NumPy: they import these modules, but never TensorFlow.
 """
 
 from typing import TYPE_CHECKING, Any
@@ -10,7 +10,7 @@ if TYPE_CHECKING:
 else:
 
     class _Tensorflow:
-        """The module, imported when something of it is first used."""
+        """The module, imported when one of its attributes is first used."""
 
         def __getattr__(self, name: str) -> Any:
             import tensorflow as tf

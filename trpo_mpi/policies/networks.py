@@ -1,9 +1,9 @@
 """Networks as pure functions of one flat parameter vector.
 
 A network's parameters are one float32 vector of length P, the form in which MPI sums gradients,
-CG solves and files keep them. `Network.weights` views it as arrays; given one copy of the vector
-for each column, (E, P), it gives each column's arrays, and the layers multiply column by column:
-the gradient by that copy is then the column's own, which the exact sum over columns needs.
+CG solves and files store them. `Network.weights` splits it into arrays; given one copy of the
+vector per column, (E, P), it returns each column's arrays, and the layers multiply column by
+column: the gradient of that copy is then the column's own, which the exact sum over columns needs.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ ACTIVATIONS: dict[str, Callable[[np.ndarray], np.ndarray]] = {
     "relu": lambda x: np.maximum(x, 0, out=x),
     "elu": lambda x: np.where(x > 0, x, np.expm1(np.minimum(x, 0))),
 }
-"""Between the layers, in NumPy; TensorFlow has them under the same names in `tf.nn`."""
+"""Activations in NumPy, some in place; TensorFlow has them under the same names in `tf.nn`."""
 
 
 def activate(name: str, x: tf.Tensor) -> tf.Tensor:
-    """The activation of that name."""
+    """Apply the activation `name` to `x`."""
     return getattr(tf.nn, name)(x)
 
 
@@ -39,10 +39,10 @@ def orthogonal(stream: np.random.Generator, inputs: int, outputs: int, gain: flo
 
 
 class Encoder:
-    """A part of a network from observations to features, and what a Fisher-vector product takes.
+    """The part of a network from observations to features, and its part in Fisher-vector products.
 
-    Conjugate gradient asks for many products at the same parameters: what does not change between
-    them can be had once, by `known`.
+    Conjugate gradient needs many products at the same parameters: what does not change between
+    them is computed once, by `known`.
     """
 
     def __call__(self, weights: Sequence[tf.Tensor], inputs: tf.Tensor) -> tf.Tensor:
@@ -59,14 +59,14 @@ class Encoder:
         tangents: Sequence[tf.Tensor],
         known: Sequence[tf.Tensor],
     ) -> tuple[tf.Tensor, tf.Tensor]:
-        """What `__call__` gives, and its forward-mode product with tangents of the weights."""
+        """Output of `__call__`, and its forward-mode product with tangents of the weights."""
         return pushforward(lambda *arrays: self(arrays, known[0]), weights, tangents)
 
 
 def pushforward(
     function: Callable[..., Any], primals: Sequence[tf.Tensor], tangents: Sequence[tf.Tensor]
 ) -> tuple[Any, Any]:
-    """What `function` gives for `primals`, and its forward-mode product with `tangents`."""
+    """Output of `function` at `primals`, and its forward-mode product with `tangents`."""
     zero = tf.UnconnectedGradients.ZERO
     with tf.autodiff.ForwardAccumulator(primals, tangents) as forward:
         outputs = function(*primals)
@@ -74,21 +74,21 @@ def pushforward(
 
 
 class GraphPart(Encoder):
-    """A part of a network that acts by TensorFlow, on one column at a time."""
+    """A part of a network that acts in TensorFlow, on one column at a time."""
 
     def __init__(self) -> None:
         self._graphs: dict[tuple[int, ...], Callable[..., Any]] = {}
 
     def held(self, arrays: Sequence[np.ndarray]) -> Sequence[Any]:
-        """One set of arrays as `rows` takes it."""
+        """One set of parameter arrays as `rows` takes it."""
         return [tf.constant(array[None]) for array in arrays]
 
     def acting(self, weights: Sequence[tf.Tensor], inputs: tf.Tensor) -> tf.Tensor:
-        """The part of `rows` that is TensorFlow's, for one column."""
+        """The part of `rows` that TensorFlow computes, for one column."""
         return self(weights, inputs)
 
     def rows(self, weights: Sequence[Any], x: np.ndarray) -> np.ndarray:
-        """The same for (n, D) rows; traced anew for another n."""
+        """`acting` on (n, D) rows; traced once for each n."""
         from trpo_mpi.policies.kernel import Graph
 
         if x.shape not in self._graphs:
@@ -103,9 +103,9 @@ class Mlp(Encoder):
     Args:
         sizes: units of input, hidden layers and output.
         last_gain: scale of the last layer's orthogonal matrix; the others have sqrt(2).
-        extra: further parameters behind the last layer's, for the caller's use.
-        activation: behind every layer but the last.
-        activate_last: whether it stands behind the last one too.
+        extra: further parameters after the last layer's, for the caller's use.
+        activation: applied after every layer but the last.
+        activate_last: whether it is applied after the last one too.
     """
 
     def __init__(
@@ -146,11 +146,11 @@ class Mlp(Encoder):
         return x
 
     def held(self, arrays: Sequence[np.ndarray]) -> Sequence[Any]:
-        """One set of arrays as `rows` takes it."""
+        """One set of parameter arrays as `rows` takes it."""
         return arrays
 
     def rows(self, weights: Sequence[np.ndarray], x: np.ndarray) -> np.ndarray:
-        """The same for (n, inputs) rows, in NumPy: 9 us for 16 where a tf.function takes 120."""
+        """Outputs of (n, inputs) rows, in NumPy: 9 us for 16, for which a tf.function takes 120."""
         for layer in range(len(self.sizes) - 1):
             x = x @ weights[2 * layer]
             x += weights[2 * layer + 1]
@@ -160,17 +160,17 @@ class Mlp(Encoder):
 
 
 def every_step(row: tf.Tensor, inputs: tf.Tensor) -> tf.Tensor:
-    """A column's row for each of its time steps: (E, 1, n) -> (E, T, n), T as in `inputs`.
+    """Repeat a column's row at each time step: (E, 1, n) -> (E, T, n), T as in `inputs`.
 
-    By a product with ones and not by broadcasting: the gradient is then a product too. A
-    broadcast's gradient is a sum over T whose bits depend on E wherever n is no multiple of
-    the SIMD width (seen with 17 actions).
+    By a product with ones, not a broadcast: the gradient is then a product too. A broadcast's
+    gradient is a sum over T whose bits depend on E unless n is a multiple of the SIMD width (seen
+    with 17 actions).
     """
     return tf.matmul(tf.ones_like(inputs[:, :, :1]), row)
 
 
 class Network:
-    """Parts whose parameters stand one behind the other in one flat vector."""
+    """Parts whose parameters are concatenated in one flat vector."""
 
     def __init__(self, *parts: Any) -> None:
         self.parts = parts
@@ -179,7 +179,7 @@ class Network:
         self.num_parameters = sum(self._sizes)
 
     def initialise(self, stream: np.random.Generator) -> np.ndarray:
-        """First parameters: (P,) float32."""
+        """Initial parameters: (P,) float32."""
         arrays = [array.ravel() for part in self.parts for array in part.initialise(stream)]
         return np.concatenate(arrays).astype(np.float32)
 
@@ -195,6 +195,6 @@ class Network:
         return [tf.reshape(part, shape) for part, shape in zip(parts, shapes, strict=True)]
 
     def of_parts(self, arrays: Sequence[Any]) -> list[Sequence[Any]]:
-        """What `split` or `weights` gave, a list for each part."""
+        """The result of `split` or `weights`, as one list per part."""
         ends = np.cumsum([0, *(len(part.shapes) for part in self.parts)])
         return [arrays[first:last] for first, last in pairwise(ends)]

@@ -1,4 +1,4 @@
-"""Networks of the user's own: any function of Keras tensors, or a Keras model, as the encoder.
+"""Custom networks: any function of Keras tensors, or a Keras model, as the encoder.
 
     def network(observations):
         x = keras.layers.Dense(32, activation="relu")(observations)
@@ -7,10 +7,10 @@
     TRPO("MlpPolicy", "CartPole-v1", network=network)
     python -m trpo_mpi.run_mujoco --network my_module:network
 
-What it gives for a batch of observations are features, (n, F); the last linear layer, or the memory
-of a recurrent policy, stands behind them. Policy and critic get one each, with parameters of their
-own. Layers and initialisers are to be made inside the function, where their seeds are the run's.
-Files keep the name and the parameters; the code itself only where it is asked for.
+The function maps a batch of observations to features, (n, F), the input of the last linear layer or
+of a recurrent policy's memory. Policy and critic get a network each, with separate parameters. Make
+layers and initialisers inside the function, where their seeds come from the run's. Files store the
+network's name and parameters; its code only on request.
 """
 
 from __future__ import annotations
@@ -33,9 +33,10 @@ _registered: dict[str, Any] = {}
 
 
 def register_network(name: str, network: Any) -> str:
-    """Make a function or Keras model known by a name, for `network=` and `--network`.
+    """Register a function or Keras model under a name, for `network=` and `--network`.
 
-    Returns the name; one of its own, with a number behind, where another network has it.
+    Returns the name, with a number appended if another network has it. Raises `UsageError` if the
+    network can't be called.
     """
     if not callable(network):
         raise UsageError(f"the network {network!r} is neither a function nor a Keras model")
@@ -47,14 +48,14 @@ def register_network(name: str, network: Any) -> str:
 
 
 def name_of(network: Any) -> str:
-    """What files call a network that was given without a name."""
+    """The name in files of a network that was given without one."""
     return str(getattr(network, "name", None) or getattr(network, "__name__", "network"))
 
 
 def find_network(name: str) -> Any:
     """The network of that name: a registered one, or `module:function`.
 
-    Raises `UsageError` where there is none.
+    Raises `UsageError` if there is none.
     """
     if name in _registered:
         return _registered[name]
@@ -74,15 +75,15 @@ def find_network(name: str) -> Any:
 
 
 def is_registered(name: str) -> bool:
-    """Whether `register_network` was given that name in this process."""
+    """Whether a network is registered under that name in this process."""
     return name in _registered
 
 
 def code_of(name: str) -> bytes:
-    """The network of that name with its code, for `from_code` on any machine."""
+    """Serialise the network of that name with its code, for `from_code` on any machine."""
     network = find_network(name)
     module = sys.modules.get(getattr(network, "__module__", ""))
-    # Of a module that can be imported cloudpickle would keep the name alone.
+    # Of a function in an importable module cloudpickle would store only the name.
     if not inspect.isfunction(network) or module is None or module.__name__ == "__main__":
         return bytes(cloudpickle.dumps(network))
     cloudpickle.register_pickle_by_value(module)
@@ -93,7 +94,7 @@ def code_of(name: str) -> bytes:
 
 
 def from_code(code: bytes, source: str) -> Any:
-    """What `code_of` was given. Runs code: only for files that the user trusts."""
+    """The network that `code_of` serialised. Runs code: only for files that the user trusts."""
     try:
         return cloudpickle.loads(code)
     except Exception as error:
@@ -108,12 +109,12 @@ def _first_line(error: Exception) -> str:
 
 
 class OwnEncoder(GraphPart):
-    """A network of the user's own as a part of a `Network`. Works on one column at a time.
+    """A custom network as a part of a `Network`. Processes one column at a time.
 
     Args:
         name: for `find_network`.
         shape: of an observation as the network takes it.
-        scale: what observations are multiplied by.
+        scale: factor applied to observations.
     """
 
     def __init__(self, name: str, shape: Sequence[int], scale: float) -> None:
@@ -126,15 +127,15 @@ class OwnEncoder(GraphPart):
         self._seeds = [np.asarray(v) for v in self._model.non_trainable_variables]
 
     def _build(self, seed: int) -> Any:
-        """A Keras model with parameters of its own, begun from `seed`."""
+        """A Keras model with its own parameters, initialised from `seed`."""
         import keras
 
         kept = random.getstate()
-        random.seed(seed)  # where Keras's initialisers take theirs from
+        random.seed(seed)  # from which Keras's initialisers take their seeds
         try:
             inputs = keras.Input(self._shape)
             network = self._network
-            if isinstance(network, keras.Layer):  # a model is one, too: a copy of its own
+            if isinstance(network, keras.Layer):  # a model is one too: make a copy
                 network = type(network).from_config(network.get_config())
             model = keras.Model(inputs, network(inputs))
         except Exception as error:
@@ -159,12 +160,12 @@ class OwnEncoder(GraphPart):
         return model
 
     def initialise(self, stream: np.random.Generator) -> list[np.ndarray]:
-        """As the network's own initialisers make them."""
+        """Parameters from the network's own initialisers."""
         model = self._build(int(stream.integers(2**31)))
         return [np.asarray(v) for v in model.trainable_variables]
 
     def __call__(self, weights: Sequence[tf.Tensor], inputs: tf.Tensor) -> tf.Tensor:
-        """Flat observations of one column, (1, T, D), to features, (1, T, outputs)."""
+        """Features (1, T, outputs) of flat observations of one column, (1, T, D)."""
         arrays = [array[0] for array in weights]
         kind = arrays[0].dtype if arrays else tf.float32
         x = tf.reshape(tf.cast(inputs, kind), (-1, *self._shape)) * self._scale
@@ -179,8 +180,8 @@ class OwnEncoder(GraphPart):
     ) -> tuple[tf.Tensor, tf.Tensor]:
         """The features, and their forward-mode product with tangents of the weights.
 
-        By reverse mode twice, the gradient being linear in what it is taken of: forward mode fails
-        around a loop, which a network of the user's own may have in it.
+        By reverse mode twice, as the gradient is linear in `upstream`: forward mode fails around a
+        loop, which a custom network may contain.
         """
         with tf.GradientTape() as outer:
             with tf.GradientTape(persistent=True) as inner:

@@ -1,7 +1,7 @@
-"""Six policies: an encoder of observations, perhaps a memory, and a distribution over actions.
+"""Six policies: an observation encoder, optionally a memory, and a distribution over actions.
 
-The critic is a network of its own: no parameter is shared that its fit could move outside the
-trust region. A recurrent policy's critic reads what the policy remembers, and does not move it.
+The critic is a separate network: no parameter is shared that its fit could move outside the trust
+region. A recurrent policy's critic reads the policy's memory, but does not train it.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from trpo_mpi.policies.recurrent import Lstm
 
 @dataclass(frozen=True)
 class Architecture:
-    """What shapes the networks, beside the spaces; the fields of those names in `Config`."""
+    """What shapes the networks, besides the spaces; the fields of these names in `Config`."""
 
     policy: str = "MlpPolicy"
     net_arch: tuple[int, ...] = (64, 64)
@@ -38,12 +38,12 @@ class Architecture:
 
     @classmethod
     def of(cls, settings: Any) -> Architecture:
-        """The fields of these names of anything that has them."""
+        """Take the fields of these names from any object that has them."""
         return cls(**{name: getattr(settings, name) for name in cls.__dataclass_fields__})
 
     @property
     def needs_tensorflow(self) -> bool:
-        """Whether acting takes TensorFlow; it has to be set up before."""
+        """Whether acting uses TensorFlow, which must then be set up first."""
         return self.network is not None or POLICIES[self.policy].images
 
     def make_policy(
@@ -55,8 +55,9 @@ class Architecture:
     def hidden(self, inputs: int, outputs: int) -> tuple[int, ...]:
         """Units of an MLP's hidden layers.
 
-        With `size_multiple` they follow from the environment, as in Coady's TRPO: a multiple of
-        the inputs, the geometric mean of its neighbours, and ten units for each action; `outputs`.
+        With `size_multiple` they follow from the environment, as in Coady's TRPO: that multiple of
+        the inputs, the geometric mean of its neighbours, and `outputs`, which is ten units per
+        action, or five for the critic.
         """
         if self.size_multiple is None:
             return self.net_arch
@@ -67,9 +68,9 @@ class Architecture:
 def _encoder(
     space: gym.Space[Any], images: bool, architecture: Architecture, last: int, more: int = 0
 ) -> Mlp | Cnn | OwnEncoder:
-    """From flat observations, behind which stand `more` numbers, to features.
+    """The encoder from flat observations, followed by `more` numbers, to features.
 
-    `last` is the size of an MLP's last layer where it follows from the environment.
+    `last` is the size of an MLP's last layer if it follows from the environment.
     """
     scale = 1 / 255 if images and space.dtype == np.uint8 else 1.0
     if images:
@@ -85,7 +86,7 @@ def _encoder(
 
 
 def observation_type(space: gym.Space[Any], images: bool) -> type[np.generic]:
-    """In which a batch keeps observations: float32, but images of bytes as they are."""
+    """Type of observations in a batch: float32, but uint8 for images of bytes."""
     return np.uint8 if images and space.dtype == np.uint8 else np.float32
 
 
@@ -99,9 +100,9 @@ def check_image(space: gym.Space[Any], policy: str) -> None:
 
 
 class Policy(Network):
-    """A policy network of flat observations of size D; its subclasses are the kinds there are.
+    """A policy network of flat observations of size D; its subclasses are the choices.
 
-    For a Box of A actions the network gives the means, and A further parameters are the log
+    For a Box of A actions the network outputs the means, and A further parameters are the log
     standard deviations, the same in every state.
     """
 
@@ -132,17 +133,17 @@ class Policy(Network):
         self.state_size = self.carried_size = self.lstm.state_size if self.lstm else 0
         """Numbers that the policy carries from step to step, S; 0 unless it is recurrent."""
         self.memory_size = self.lstm.units if self.lstm else 0
-        """How many of them, the first, its critic reads."""
+        """How many of them, from the first, its critic reads, M."""
         self._gaussian = isinstance(self.distribution, DiagonalGaussian)
         outputs = self.distribution.size
-        # A small last layer: the first policy hardly depends on the state, and explores evenly.
+        # A small last layer: the initial policy hardly depends on the state, and explores evenly.
         extra = outputs if self._gaussian else 0
         self._head = Mlp([features, outputs], last_gain=0.01, extra=extra)
         super().__init__(*(part for part in (self.encoder, self.lstm, self._head) if part))
         self._init_logstd = init_logstd
 
     def initialise(self, stream: np.random.Generator) -> np.ndarray:
-        """First parameters, theta: (P,) float32."""
+        """Initial parameters, theta: (P,) float32."""
         theta = super().initialise(stream)
         if self._gaussian:
             theta[-self.distribution.size :] = self._init_logstd
@@ -164,10 +165,10 @@ class Policy(Network):
         """Distribution parameters, column by column: (E, T, D) -> (E, T, K).
 
         Args:
-            weights: a copy for each column, all alike.
-            observations: normalised; or images as they are.
+            weights: one copy per column, all equal.
+            observations: normalised, or raw images.
             starts: (E, T), 1 where a step is the first of its episode.
-            state: (E, S), what the policy carries before the first step.
+            state: (E, S), the recurrent state before the first step.
         """
         encoder, *lstm, head = self.of_parts(weights)
         features = self.encoder(encoder, observations)
@@ -176,7 +177,7 @@ class Policy(Network):
         return self._parameters(head, features)
 
     def known(self, weights: Sequence[tf.Tensor], observations: tf.Tensor) -> list[tf.Tensor]:
-        """What `with_tangent` takes in place of the observations, to be had once for many."""
+        """What `with_tangent` takes in place of the observations, computed once for many calls."""
         return self.encoder.known(self.of_parts(weights)[0], observations)
 
     def with_tangent(
@@ -187,7 +188,7 @@ class Policy(Network):
         starts: tf.Tensor,
         state: tf.Tensor,
     ) -> tuple[tf.Tensor, tf.Tensor]:
-        """What `__call__` gives, and its forward-mode product with tangents of the weights."""
+        """Output of `__call__`, and its forward-mode product with tangents of the weights."""
         encoder, *lstm, head = self.of_parts(weights)
         d_encoder, *d_lstm, d_head = self.of_parts(tangents)
         features, d_features = self.encoder.with_tangent(encoder, d_encoder, known)
@@ -213,14 +214,14 @@ class Policy(Network):
     def step(
         self, weights: Sequence[tf.Tensor], observations: tf.Tensor, state: tf.Tensor
     ) -> tuple[tf.Tensor, tf.Tensor]:
-        """One step in TensorFlow, of any number of rows, as an exported policy takes it.
+        """One step in TensorFlow, for any number of rows, as in an exported policy.
 
         Args:
             weights: one copy.
-            observations: (n, D), as of `__call__`.
-            state: (n, S), before it.
+            observations: (n, D), as in `__call__`.
+            state: (n, S), before the step.
 
-        Returns distribution parameters, (n, K), and states after it.
+        Returns distribution parameters, (n, K), and states after the step.
         """
         encoder, *lstm, head = self.of_parts(weights)
         features = self.encoder(encoder, observations[None])
@@ -231,25 +232,25 @@ class Policy(Network):
     def actor(
         self, theta: np.ndarray, blocks: Sequence[int] = (BLOCK,), alone: bool = False
     ) -> Actor:
-        """This policy with parameters `theta`, to act with.
+        """This policy with fixed parameters `theta`, to act with.
 
-        `blocks` are from `safe_blocks`, `alone` as of `BlockwiseForward`.
+        `blocks` are from `safe_blocks`, `alone` is as in `BlockwiseForward`.
         """
         return Actor(self, theta, blocks, alone)
 
 
 class MlpPolicy(Policy):
-    """Fully connected layers, `net_arch` and `activation`, on flat observations."""
+    """Fully connected layers (`net_arch`, `activation`) on flat observations."""
 
 
 class CnnPolicy(Policy):
-    """Convolutions, `cnn`, on images."""
+    """Convolutions (`cnn`) on images."""
 
     images = True
 
 
 class MlpLstmPolicy(Policy):
-    """As `MlpPolicy`, and behind it a layer of `lstm_units` LSTM cells."""
+    """As `MlpPolicy`, followed by a layer of `lstm_units` LSTM cells."""
 
     memory = "lstm"
 
@@ -261,7 +262,7 @@ class MlpLnLstmPolicy(Policy):
 
 
 class CnnLstmPolicy(Policy):
-    """As `CnnPolicy`, and behind it a layer of `lstm_units` LSTM cells."""
+    """As `CnnPolicy`, followed by a layer of `lstm_units` LSTM cells."""
 
     images = True
     memory = "lstm"
@@ -295,7 +296,7 @@ class ValueNetwork(Network):
         self.observation_type = policy.observation_type
         self.one_column = policy.one_column
         self.carried_size = memory = policy.memory_size
-        # Behind convolutions, and behind a network of the user's own, but in front of an MLP.
+        # The memory enters after convolutions or a custom network, but before an MLP.
         behind = memory if self.one_column else 0
         self.encoder = _encoder(observation, self.images, architecture, 5, memory - behind)
         self._head = Mlp([self.encoder.outputs + behind, 1], last_gain=1.0)
@@ -317,7 +318,7 @@ class ValueNetwork(Network):
     def rows(
         self, weights: Sequence[Any], x: np.ndarray, memory: np.ndarray
     ) -> tuple[np.ndarray, np.ndarray]:
-        """(n, D) rows and memory (n, M): values (n, 1), and the memory again."""
+        """Values (n, 1) of (n, D) rows and memory (n, M), and the memory unchanged."""
         encoder, head = weights
         if self.one_column:
             features = np.concatenate([self.encoder.rows(encoder, x), memory], 1)

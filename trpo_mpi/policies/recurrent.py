@@ -1,11 +1,12 @@
 """Long short-term memory (Hochreiter and Schmidhuber 1997), unrolled through a batch's time steps.
 
-Three things that TensorFlow does not give by itself. The gradient of each column alone, which the
+It provides three things that TensorFlow does not. The gradient of each column alone, which the
 exact sum over columns needs: a copy of the recurrent matrix for every column would make each step
 a product of single rows, 3.6 times the time; so the loop shares one matrix, and the columns'
-gradients are made from the gradients of its products (`Lstm._unroll`). The forward-mode product,
-which fails around any TensorFlow loop: its accumulator stands inside the loop (`Lstm.tangent`).
-And bits that do not depend on the number of columns: the loop's are padded to a multiple of 16.
+gradients are computed from the gradients of its products (`Lstm._unroll`). The forward-mode
+product, which fails around any TensorFlow loop: its accumulator is inside the loop
+(`Lstm.tangent`). And bits that do not depend on the number of columns: the loop pads it to a
+multiple of 16.
 """
 
 from __future__ import annotations
@@ -23,10 +24,10 @@ ROWS = 16
 
 
 class Lstm:
-    """A layer of LSTM cells, U of them; its state is (hidden, cell), 2 U numbers.
+    """A layer of U LSTM cells; its state is (hidden, cell), 2 U numbers.
 
     Args:
-        inputs: numbers in its input.
+        inputs: size of its input.
         units: U.
         layer_norm: normalise both products and the cells (Ba, Kiros and Hinton 2016).
     """
@@ -42,9 +43,9 @@ class Lstm:
             self.shapes += [(1, gates), (1, gates), (1, units), (1, units)]
 
     def initialise(self, stream: np.random.Generator) -> list[np.ndarray]:
-        """Orthogonal matrices of gain 1, gate by gate; zero biases, 1 for the forget gates.
+        """Orthogonal matrices of gain 1, gate by gate; zero biases, but 1 for the forget gates.
 
-        A forget gate that begins open remembers (Jozefowicz et al. 2015).
+        A forget gate that starts open remembers (Jozefowicz et al. 2015).
         """
         (inputs, gates), units = self.shapes[0], self.units
         from_input, from_state = (
@@ -91,7 +92,7 @@ class Lstm:
         """Column by column: (E, T, F) -> (E, T, U).
 
         Args:
-            weights: a copy for each column, all alike.
+            weights: one copy per column, all equal.
             features: the layer's input.
             starts: (E, T), 1 where a step is the first of its episode: the state is 0 before it.
             state: (E, 2 U), before the first step.
@@ -112,7 +113,7 @@ class Lstm:
         recurrent: tf.Tensor,
         gains: Sequence[tf.Tensor],
     ) -> tuple[tf.Tensor, Callable[[tf.Tensor], Any]]:
-        """The loop, and its gradient by each column's own copy of matrix and gains."""
+        """The loop, and its gradient for each column's own copy of the matrix and gains."""
         columns = entered.shape[0]
         matrix, rows = recurrent[0], [_padded(gain, 0) for gain in gains]
         elements = [_by_time(entered), 1 - _by_time(starts[:, :, None])]
@@ -132,7 +133,7 @@ class Lstm:
             by = tape.gradient(hidden, [elements[0], pushed, *rows], _by_time(upstream))
             own = [tensor[:columns] for tensor in (_by_column(by[0], columns), *by[2:])]
             before = tf.concat([first[None, :, : self.units], hidden[:-1]], 0) * elements[1]
-            # d/d(matrix) of a column: its states before each step, times what reached the product.
+            # d/d(matrix) of a column: its states before each step, times the product's gradient.
             product = tf.matmul(
                 _by_column(before, columns), _by_column(by[1], columns), transpose_a=True
             )
@@ -151,9 +152,9 @@ class Lstm:
         """Forward-mode product of `__call__`: the tangent of its output, (E, T, U).
 
         Args:
-            weights, tangents: a copy for each column, all alike.
+            weights, tangents: one copy per column, all equal.
             features: the layer's input and its tangent.
-            starts, state: as there.
+            starts, state: as in `__call__`.
         """
         entered, d_entered = pushforward(
             lambda x, *w: self._enter([*w[:2], None, *w[2:]], x),
@@ -188,19 +189,19 @@ class Lstm:
         return h[None], tf.concat([h, c], axis=1)
 
     def held(self, arrays: Sequence[np.ndarray]) -> Sequence[np.ndarray]:
-        """One set of arrays as `rows` takes it."""
+        """One set of parameter arrays as `rows` takes it."""
         return arrays
 
     def rows(
         self, weights: Sequence[np.ndarray], x: np.ndarray, state: np.ndarray
     ) -> tuple[np.ndarray, np.ndarray]:
-        """One step in NumPy, of (n, F) rows and states (n, 2 U): outputs and states after it."""
+        """One step in NumPy, for (n, F) rows and states (n, 2 U): outputs and states after it."""
         entered, product = x @ weights[0], state[:, : self.units] @ weights[2]
         if self._layer_norm:
             entered = _numpy_normalised(entered) * weights[3]
             product = _numpy_normalised(product) * weights[4]
         gates = entered + weights[1] + product
-        # The sigmoid, by a function that can't overflow.
+        # The sigmoid, written with tanh, which can't overflow.
         opened = 0.5 + 0.5 * np.tanh(0.5 * gates[:, : 3 * self.units])
         i, f, o = np.split(opened, 3, axis=1)
         c = f * state[:, self.units :] + i * np.tanh(gates[:, 3 * self.units :])
@@ -210,7 +211,7 @@ class Lstm:
 
 
 EPSILON = 1e-5
-"""Added to the variance that a layer is normalised by."""
+"""Added to the variance in layer normalisation."""
 
 
 def _normalised(x: tf.Tensor) -> tf.Tensor:
@@ -226,7 +227,7 @@ def _numpy_normalised(x: np.ndarray) -> np.ndarray:
 
 
 def _padded(x: tf.Tensor, axis: int) -> tf.Tensor:
-    """With zeros behind, to a multiple of `ROWS` along the axis of columns."""
+    """`x` padded with zeros to a multiple of `ROWS` along `axis`, the columns."""
     paddings = [[0, 0] for _ in x.shape]
     paddings[axis][1] = -x.shape[axis] % ROWS
     return tf.pad(x, paddings)

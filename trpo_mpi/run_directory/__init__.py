@@ -1,13 +1,13 @@
-"""What a run leaves behind, written by rank 0 alone; after a failure, by the rank that failed.
+"""The files of a run, written by rank 0 alone; after a failure, by the rank that failed.
 
-The directory is runs/ENV-RECIPE-sSEED by default. Beside the files named here, `evaluate` writes
+The directory is runs/ENV-RECIPE-sSEED by default. Besides the files named here, `evaluate` writes
 evaluation.csv and evaluation.json into it, and --tensorboard a directory tensorboard/.
 """
 
 CONFIG = "config.json"
-"""Every setting, and what the run ran on."""
+"""Every setting, and the run's machine and software."""
 STATUS = "status.json"
-"""Whether it runs, or how it ended."""
+"""Whether the run is running, or how it ended."""
 PROGRESS = "progress.csv"
 """One row per iteration."""
 MONITOR = "monitor.csv"
@@ -17,6 +17,6 @@ EVALUATIONS = "evaluations.csv"
 MODEL = "model.zip"
 """The policy with its normaliser."""
 CHECKPOINTS = "checkpoints"
-"""A directory: everything that resuming takes, see `checkpoint`; and best.zip."""
+"""Directory of the checkpoints, from which a run is resumed (see `checkpoint`), and best.zip."""
 VIDEOS = "videos"
-"""A directory: the films of --video-every."""
+"""Directory of the videos of --video-every."""

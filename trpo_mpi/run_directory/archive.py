@@ -1,8 +1,8 @@
 """Files of JSON and plain arrays: nothing in them runs when they are read.
 
-A file is a zip archive, each member with the checksum that zip gives it. A member is JSON, an
-array in NumPy's format, or a packed *tree*: lists, dicts with text keys, numbers, text, None, and
-arrays of plain numbers.
+A file is a zip archive, with zip's checksum for each member. A member is JSON, an array in NumPy's
+format, or a packed *tree*: lists, dicts with text keys, numbers, text, None, and arrays of plain
+numbers.
 """
 
 import io
@@ -21,7 +21,7 @@ DAMAGE = (
     *(OSError, EOFError, zipfile.BadZipFile, zlib.error, RecursionError, MemoryError),
     *(ValueError, LookupError, TypeError, AttributeError, AssertionError, RuntimeError),
 )
-"""What reading a damaged or foreign file raises, in the archive and in what is made of it."""
+"""Errors from reading a damaged or foreign file, and from building objects out of its content."""
 
 
 class NewerFormatError(Exception):
@@ -29,18 +29,18 @@ class NewerFormatError(Exception):
 
 
 def check_format(given: int, newest: int) -> None:
-    """Raise `NewerFormatError` for a format beyond the newest that is known."""
+    """Raise `NewerFormatError` if the format `given` is newer than `newest`."""
     if given > newest:
         raise NewerFormatError(f"has format {given}; this version reads up to {newest}")
 
 
 @contextmanager
 def model_file_errors(name: str, missing: str) -> Iterator[None]:
-    """Turn what reading a file raises into `UsageError`.
+    """Turn errors from reading a file into `UsageError`.
 
     Args:
-        name: of the file, as the user knows it.
-        missing: what to say if there is no such file.
+        name: the file's name, as the user knows it.
+        missing: the message if there is no such file.
     """
     try:
         yield
@@ -78,7 +78,7 @@ def from_npy(content: bytes) -> np.ndarray:
 
 
 def pack(tree: Any) -> bytes:
-    """A tree as bytes: the length of its JSON, the JSON, and its arrays one behind the other."""
+    """A tree as bytes: the length of its JSON, the JSON, then its arrays one after the other."""
     arrays: list[np.ndarray] = []
 
     def plain(value: Any) -> Any:
@@ -97,7 +97,7 @@ def pack(tree: Any) -> bytes:
 
 
 def unpack(content: bytes) -> Any:
-    """The tree that `pack` was given; its arrays can be written to."""
+    """The tree that `pack` was given, with writable arrays."""
     end = 8 + int.from_bytes(content[:8], "little")
     place = end
 

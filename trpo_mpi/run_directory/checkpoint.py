@@ -1,16 +1,16 @@
-"""Checkpoints: all that a run carries from one iteration to the next, written down by rank 0.
+"""Checkpoints: all that a run carries from one iteration to the next, written by rank 0.
 
     runs/Hopper-v4-default-s0/
-        model.zip               the policy as it is now
+        model.zip               the policy at the latest checkpoint
         checkpoints/
             00000480.zip        after iteration 480; the newest three are kept
             00000960.zip
             00001440.zip
-            best.zip            a model: that of the highest mean return of 100 episodes
+            best.zip            the model with the highest mean return of 100 episodes
 
 A checkpoint is a model file with more members: `settings.json`, `state` and `columns/0` to
-`columns/C-1`, and the best model so far under `best/`. Each has a checksum, and the whole appears
-under its name only when it is on the disk.
+`columns/C-1`, and the best model so far under `best/`. Each has a checksum, and the file appears
+under its name only once it is complete on disk.
 """
 
 import contextlib
@@ -35,17 +35,17 @@ KEPT = 3
 INTERVAL = 60.0
 """Seconds between checkpoints, unless --checkpoint-every says otherwise."""
 SHARE = 0.01
-"""Largest share of the time that they may take then."""
+"""Largest share of the time that checkpoints may then take."""
 
 
 @dataclass
 class Standing:
-    """How far a run is."""
+    """How far a run has come."""
 
     path: Path
-    """The checkpoint that says so."""
+    """The checkpoint that this was read from."""
     settings: Config
-    """Those of the run, its grid filled in."""
+    """The run's settings, with its grid filled in."""
     state: dict[str, Any]
 
     @property
@@ -54,16 +54,16 @@ class Standing:
         return int(self.state["counters"]["iteration"])
 
     def defaults(self) -> Config:
-        """Settings where the command line says nothing: the run's, but for those of one start.
+        """Defaults for the command line: the run's settings, except those of a single start.
 
-        Nor does a file name what code is to run: a network of one's own must be named again.
+        Nor may a file choose the code to run: a custom network must be named again.
         """
         kind = type(self.settings)
         carried = {f.name for f in dataclasses.fields(kind)} - OF_ONE_START - {"network"}
         return kind(**{name: getattr(self.settings, name) for name in carried})
 
     def check(self, config: Config) -> None:
-        """Raise `UsageError` for the first setting that would change the result."""
+        """Raise `UsageError` for the first setting that differs and would change the result."""
         for field in dataclasses.fields(config):
             its, now = getattr(self.settings, field.name), getattr(config, field.name)
             if its == now or field.name in NOT_THE_RESULT:
@@ -89,7 +89,7 @@ class CheckpointWriter:
 
     Args:
         run: the run directory.
-        settings: those of the run, its grid filled in.
+        settings: the run's settings, with its grid filled in.
     """
 
     def __init__(self, run: Path, settings: Config) -> None:
@@ -98,11 +98,11 @@ class CheckpointWriter:
         self._settings = settings
         self._last = time.monotonic()
         self.cost = 0.0
-        """Seconds that the last one took, its collection from the ranks included."""
+        """Seconds that the last checkpoint took, including its collection from the ranks."""
         self._best: Model | None = None
 
     def due(self, iteration: int) -> bool:
-        """Whether there should be one after this iteration."""
+        """Whether to write a checkpoint after this iteration."""
         every = self._settings.checkpoint_every
         if every is not None:
             return iteration % every == 0
@@ -116,13 +116,13 @@ class CheckpointWriter:
         columns: Sequence[bytes],
         began: float,
     ) -> None:
-        """Write one, and model.zip; then remove those that are no longer kept.
+        """Write a checkpoint and model.zip; then remove checkpoints that are no longer kept.
 
         Args:
             model, best, state, columns: as in `Checkpoint`; each column packed.
-            began: `time.monotonic()` at which its collection began.
+            began: `time.monotonic()` when its collection began.
 
-        Raises `OSError`; then all older files are as they were.
+        Raises `OSError`; then every file is whole, and is the old one unless already replaced.
         """
         self._folder.mkdir(exist_ok=True)
         whole = members(self._settings, model, best, state, columns)
@@ -134,7 +134,7 @@ class CheckpointWriter:
         if best is not None and best is not self._best:
             model_file.save(self._folder / "best.zip", best)
             self._best = best
-        # Those with higher numbers are damaged: this run would have gone on from them.
+        # Those with higher numbers are damaged: otherwise this run would have resumed from them.
         past = [path for path in numbered(self._run) if int(path.stem) <= iteration]
         for old in past[KEPT:]:
             old.unlink()
@@ -142,7 +142,7 @@ class CheckpointWriter:
         self.cost = self._last - began
 
     def postpone(self) -> None:
-        """Try again only when the next is due."""
+        """Give up this checkpoint, and wait until the next is due."""
         self._last = time.monotonic()
 
 
@@ -153,7 +153,7 @@ def members(
     state: dict[str, Any],
     columns: Sequence[bytes],
 ) -> dict[str, bytes]:
-    """What a checkpoint file is made of; see `CheckpointWriter.write`."""
+    """Members of a checkpoint file; see `CheckpointWriter.write`."""
     header = {
         "format": FORMAT,
         "command": settings.command,
@@ -177,10 +177,10 @@ def numbered(run: Path) -> list[Path]:
 
 
 def newest(run: Path) -> Checkpoint | None:
-    """The newest whole checkpoint of a run; damaged ones are stepped over with a warning.
+    """The newest whole checkpoint of a run, or None; damaged ones are skipped with a warning.
 
-    Removes what a write that was cut short has left. Raises `UsageError` where one has been
-    written by a later version of this package.
+    Removes the remains of interrupted writes. Raises `UsageError` if a checkpoint was written by a
+    later version of this package.
     """
     for path in [*run.glob(".*.tmp"), *(run / CHECKPOINTS).glob(".*.tmp")]:
         with contextlib.suppress(OSError):
@@ -196,7 +196,7 @@ def newest(run: Path) -> Checkpoint | None:
 
 
 def standing(run: Path) -> Standing | None:
-    """How far a run is by its newest whole checkpoint, if it has one; changes nothing there."""
+    """How far a run has come by its newest whole checkpoint, or None; changes no file."""
     for path in numbered(run):
         try:
             with zipfile.ZipFile(path) as file:
@@ -207,9 +207,9 @@ def standing(run: Path) -> Standing | None:
 
 
 def read(path: Path) -> Checkpoint:
-    """One checkpoint.
+    """Read one checkpoint.
 
-    Raises `archive.NewerFormatError`, or one of `archive.DAMAGE` where it is not whole.
+    Raises `archive.NewerFormatError`, or one of `archive.DAMAGE` if it is not whole.
     """
     with zipfile.ZipFile(path) as file:
         settings, header = _settings(file)
@@ -224,10 +224,10 @@ def read(path: Path) -> Checkpoint:
 
 
 def _settings(file: zipfile.ZipFile) -> tuple[Config, dict[str, Any]]:
-    """The run's settings, and all of what stands with them."""
+    """The run's settings, and the whole of settings.json."""
     header = json.loads(file.read("settings.json"))
     archive.check_format(header["format"], FORMAT)
-    kind = CONFIGS[header.get("command", Config.command)]  # the first ones did not say
+    kind = CONFIGS[header.get("command", Config.command)]  # the first versions did not store it
     known = {field.name for field in dataclasses.fields(kind)}
     given = {name: x for name, x in header["settings"].items() if name in known}
     given = {name: tuple(x) if isinstance(x, list) else x for name, x in given.items()}

@@ -33,7 +33,7 @@ PACKAGES = ("numpy", "tensorflow", "gymnasium", "mujoco", "ale-py", "mpi4py")
 
 
 def path_of(config: Config) -> Path:
-    """The run directory that the settings name; where they leave it open, the first of its name."""
+    """The run directory that the settings name, or else the default name without a number."""
     if config.resume not in ("never", "auto"):
         return Path(config.resume)
     if config.outdir is not None:
@@ -100,7 +100,7 @@ def claim(path: Path) -> None:
 
 
 def write_config(path: Path, config: Config, machine: dict[str, Any], resumes: bool) -> None:
-    """Write config.json: the settings, and what they run on; earlier starts stay below."""
+    """Write config.json: settings, machine and versions, and the records of earlier starts."""
     record = {
         "settings": dataclasses.asdict(config),
         "recipe": config.recipe,

@@ -1,9 +1,9 @@
-"""The run for TensorBoard: an event file a start.
+"""The run for TensorBoard: one event file per start.
 
     tensorboard --logdir runs
 
-Scalars are the columns of progress.csv, over time steps; the settings are there as text and as
-TensorBoard's hyperparameters. Needs the package `tensorboard`: TensorFlow does not bring it.
+Scalars are the columns of progress.csv, over time steps; the settings appear as text and as
+hyperparameters. Needs the package `tensorboard`, which TensorFlow does not install.
 """
 
 import importlib.util
@@ -28,11 +28,11 @@ GROUPS = {
     "critic": ("explained_variance", "vf_stepsize", "reward_scale"),
     "rollout": ("episodes", "episode_return_mean", "episode_length_mean", "timesteps_per_batch"),
 }
-"""Under what heading a column stands; the others, the clock's above all, stand under time."""
+"""Heading -> its columns; all others, mostly timings, are under `time`."""
 
 
 def check_installed(flag: str) -> None:
-    """Raise `UsageError`, naming what has asked for it, where the package is missing."""
+    """Raise `UsageError`, naming `flag`, if the package is missing."""
     if importlib.util.find_spec("tensorboard") is None:
         raise UsageError(f'{flag} needs the package tensorboard: pip install "tensorboard>=2.16"')
 
@@ -45,13 +45,13 @@ def tag(column: str) -> str:
 class EventFile(GrowingFile):
     """The event file of one start.
 
-    It begins by telling readers to forget what earlier starts have written behind `timesteps`: what
-    came after the checkpoint from which a run is resumed is there once.
+    It begins by telling readers to discard what earlier starts wrote after `timesteps`, so that
+    what came after the checkpoint from which a run is resumed appears once.
 
     Args:
-        directory: what to write it into; made if need be.
-        settings: those of the run.
-        timesteps: how many the run has had.
+        directory: where to write it; created if missing.
+        settings: the run's settings.
+        timesteps: number of time steps the run has made.
     """
 
     def __init__(self, directory: Path, settings: Mapping[str, Any], timesteps: int) -> None:
@@ -80,7 +80,7 @@ class EventFile(GrowingFile):
         self.add_scalars(row["timesteps"], numbers)
 
     def add_scalars(self, timesteps: int, numbers: Mapping[str, float | None]) -> None:
-        """Append numbers by their tags; None and NaN have no point."""
+        """Append numbers by their tags; None and NaN are left out."""
         known = {name: x for name, x in numbers.items() if x is not None and not math.isnan(x)}
         values = [{"tag": name, "simple_value": x} for name, x in known.items()]
         self._add(step=timesteps, summary={"value": values})

@@ -31,7 +31,7 @@ def save(path: Path, model: Model) -> None:
 
 
 def members(model: Model) -> dict[str, bytes]:
-    """What a model file is made of; a checkpoint has these members and more."""
+    """Members of a model file; a checkpoint has these and more."""
     arrays = {"theta": model.theta, "phi": model.phi}
     for name in ("m", "v"):
         arrays[f"adam_{name}"] = model.adam[name]
@@ -69,8 +69,8 @@ def load(source: str, flag: str = "--load", which: str = "latest") -> Model:
 
     Args:
         source: a file, or a run directory.
-        flag: what named it, for the refusal.
-        which: of a run directory: `latest`, `best`, or the iteration of a checkpoint.
+        flag: the flag that named it, for error messages.
+        which: in a run directory: `latest`, `best`, or the iteration of a checkpoint.
 
     Raises `UsageError`, naming the file, if it is missing, damaged, foreign, or of a newer
     format.
@@ -115,7 +115,7 @@ def read(file: zipfile.ZipFile, folder: str = "") -> Model:
             arrays[stem] = archive.from_npy(file.read(name))
     observation, action = archive.unpack(file.read(f"{folder}spaces"))
     model = _model(header, arrays, Spaces(from_tree(observation), from_tree(action)))
-    if model.architecture.network is None:  # or `check_network` does, once it is known
+    if model.architecture.network is None:  # else `check_network` does, once it is known
         model.check_sizes()
     return model
 
@@ -133,8 +133,7 @@ def _model(header: dict[str, Any], arrays: dict[str, np.ndarray], spaces: Spaces
         return Moments(count, arrays[f"{name}_mean"], arrays[f"{name}_m2"])
 
     adam = {"steps": int(header["adam_steps"]), "m": arrays["adam_m"], "v": arrays["adam_v"]}
-    # A file of an earlier version has none of the later fields: those had the values of today's
-    # defaults.
+    # Files of earlier versions lack later fields, whose values were then those of today's defaults.
     known = {f.name for f in dataclasses.fields(Architecture)} & set(header)
     architecture = Architecture(**{name: header[name] for name in known})
     architecture = dataclasses.replace(architecture, net_arch=tuple(architecture.net_arch))

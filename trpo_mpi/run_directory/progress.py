@@ -1,4 +1,4 @@
-"""progress.csv: a row an iteration; evaluations.csv: an evaluation; monitor.csv: an episode."""
+"""Rows per iteration (progress.csv), evaluation (evaluations.csv) and episode (monitor.csv)."""
 
 import io
 import json
@@ -41,9 +41,9 @@ COLUMNS = (
     "mpi_max_seconds",
     "memory_mb",
 )
-"""The columns that a clock or the memory decides end in seconds, per_second or mb; all others
-are the same, to the last digit, on any number of ranks. mpi_seconds is rank 0's; the least and the
-most of a rank are those of the iteration before, as they travel with a batch."""
+"""Columns that depend on the clock or on memory end in seconds, per_second or mb; all others are
+the same, to the last digit, on any number of ranks. mpi_seconds is rank 0's; the minimum and
+maximum over ranks are those of the previous iteration, as they travel with a batch."""
 
 EVALUATION_COLUMNS = (
     "iteration",
@@ -55,20 +55,20 @@ EVALUATION_COLUMNS = (
     "return_median",
     "length_mean",
 )
-"""Those of evaluations.csv, all of them exact."""
+"""Columns of evaluations.csv, all of them exact."""
 
 
 class GrowingFile:
-    """A text file that grows by whole lines, each there when it is written.
+    """A text file that grows by whole lines, each in the file as soon as it is written.
 
-    What a full disk refuses is kept and written when there is room, so that no line is lost,
-    doubled or cut. A warning says so once.
+    Lines that a full disk refuses are held back and written once there is room, so that none is
+    lost, doubled or cut. Each such period begins with one warning.
 
     Args:
         path: the file.
         head: its first lines.
-        keep: lines behind the head to keep of a file that is there; None begins a new one, and
-            leaves an old one beside it under the ending .old.
+        keep: lines after the head to keep of an existing file; None starts a new file, and
+            renames an old one to end in .old.
     """
 
     def __init__(self, path: Path, head: str, keep: int | None = None) -> None:
@@ -95,7 +95,7 @@ class GrowingFile:
         self._file.seek(self._end)
 
     def _open(self, mode: str) -> None:
-        """Open the file, until this object is no more."""
+        """Open the file; it is closed when this object is deleted."""
         self._file = io.FileIO(self._path, mode)
         weakref.finalize(self, self._file.close)
 
@@ -104,7 +104,7 @@ class GrowingFile:
         self.append(text.encode())
 
     def append(self, content: bytes) -> None:
-        """Append what is to be there whole or not at all."""
+        """Append content, whole or not at all."""
         self._pending += content
         try:
             self._write_pending()
@@ -132,7 +132,7 @@ class GrowingFile:
         self._warned = False
 
     def sync(self) -> None:
-        """See that all is on the disk; raises `OSError` where it can't be."""
+        """Make sure that everything is on disk; raises `OSError` if it can't be."""
         self._write_pending()
         os.fsync(self._file.fileno())
 
@@ -147,11 +147,11 @@ def _begins(path: Path, head: str) -> bool:
 
 
 class ProgressFile(GrowingFile):
-    """progress.csv. What a row does not have stays empty.
+    """progress.csv; values that a row lacks stay empty.
 
     Args:
         directory: the run directory.
-        keep: iterations to keep of a run that is resumed.
+        keep: iterations to keep of a resumed run.
     """
 
     def __init__(self, directory: Path, keep: int | None = None) -> None:
@@ -165,19 +165,19 @@ class ProgressFile(GrowingFile):
 
 
 class EvaluationsFile(GrowingFile):
-    """evaluations.csv: rows at the iterations after which there was an evaluation.
+    """evaluations.csv: rows for the iterations after which there was an evaluation.
 
     Args:
         directory: the run directory.
-        iteration: that from which a run is resumed; rows up to it are kept, whatever settings
-            they were made with. None begins a new file.
+        iteration: the one from which a run is resumed; rows up to it are kept, whatever settings
+            they were made with. None starts a new file.
     """
 
     def __init__(self, directory: Path, iteration: int | None = None) -> None:
         path = directory / EVALUATIONS
         kept = [] if iteration is None else [n for n in _iterations(path) if n <= iteration]
         self.latest = kept[-1] if kept else 0
-        """The iteration of the last row; 0 where there is none."""
+        """The iteration of the last row; 0 if there is none."""
         resumes = iteration is not None and path.exists()
         super().__init__(path, ",".join(EVALUATION_COLUMNS) + "\n", len(kept) if resumes else None)
 
@@ -187,12 +187,12 @@ class EvaluationsFile(GrowingFile):
 
 
 def evaluated(directory: Path) -> int:
-    """The iteration of a run's last evaluation; 0 where there is none."""
+    """The iteration of a run's last evaluation; 0 if there is none."""
     return max(_iterations(directory / EVALUATIONS), default=0)
 
 
 def _iterations(path: Path) -> list[int]:
-    """First column of the whole rows of a file, if it is there."""
+    """First column of the whole rows of a file; empty if there is no file."""
     try:
         lines = path.read_text(encoding="utf-8", errors="replace").splitlines(keepends=True)[1:]
     except OSError:
@@ -206,7 +206,7 @@ def _line(columns: Iterable[str], row: Mapping[str, Any]) -> str:
 
 
 def _columns_of(path: Path) -> tuple[str, ...]:
-    """Those of a file that is there; an older version may have written fewer."""
+    """Columns of an existing file; an older version may have written fewer."""
     try:
         head = path.read_text(encoding="utf-8", errors="replace").partition("\n")[0]
     except OSError:
@@ -231,7 +231,7 @@ class MonitorFile(GrowingFile):
     Args:
         directory: the run directory.
         env_id: the environment.
-        keep: episodes to keep of a run that is resumed.
+        keep: episodes to keep of a resumed run.
     """
 
     def __init__(self, directory: Path, env_id: str, keep: int | None = None) -> None:
@@ -244,8 +244,8 @@ class MonitorFile(GrowingFile):
     def add(self, episodes: Sequence[tuple[float, int]]) -> None:
         """Append finished episodes of one iteration: (return, length) each.
 
-        Each gets a time of its own between the iteration's beginning and its end: readers sort by
-        time, and not all sorts keep the order of equal ones.
+        Each gets its own time between the iteration's beginning and end: readers sort by time, and
+        not all sorts are stable.
         """
         now = max(self._last, time.time() - self._start)
         share = (now - self._last) / max(1, len(episodes))
@@ -256,7 +256,7 @@ class MonitorFile(GrowingFile):
 
 
 def _started(path: Path) -> float:
-    """When the run that a monitor.csv belongs to began."""
+    """Start of the run that a monitor.csv belongs to, in seconds since the epoch."""
     try:
         with open(path, encoding="utf-8") as file:
             return float(json.loads(file.readline()[1:])["t_start"])

@@ -21,37 +21,37 @@ from trpo_mpi.run_directory import CONFIG, PROGRESS, STATUS
 Result = TypeVar("Result")
 
 Row = dict[str, str]
-"""A row of a CSV file, by the names of its columns; empty where it has nothing to say."""
+"""A row of a CSV file, by the names of its columns; missing values are empty."""
 
 
 @dataclass(frozen=True)
 class Run:
-    """What a run directory says of a run."""
+    """A run as its directory describes it."""
 
     directory: str
     settings: dict[str, Any]
-    """All of them, those included that its start or an earlier version left open."""
+    """All of them, including those that its start or an earlier version left unset."""
     recipe: str
     rows: Sequence[Row] = ()
-    """Those of progress.csv, or of another of its files."""
+    """Rows of progress.csv, or of another of its files."""
 
     def column(self, name: str) -> np.ndarray:
-        """A column as (rows,) float64; NaN where it is empty, or was not there in that version.
+        """A column as (rows,) float64; NaN where it is empty, or if its version had none.
 
-        Raises `UsageError`, naming the directory, where it has what is no number.
+        Raises `UsageError`, naming the directory, if a value is not a number.
         """
         with run_directory_errors(self.directory, f"column {name}"):
             return np.array([float(row.get(name) or "nan") for row in self.rows], np.float64)
 
     def points(self, name: str) -> tuple[np.ndarray, np.ndarray]:
-        """Time steps and values (n,) of the rows that have one. Raises as `column` does."""
+        """Time steps and values (n,) of the rows that have both. Raises as `column` does."""
         timesteps, values = self.column("timesteps"), self.column(name)
         there = np.isfinite(timesteps) & np.isfinite(values)
         return timesteps[there], values[there]
 
 
 def runs_in(path: Path) -> list[Path]:
-    """The run directories in a directory and below it, or itself where it is one; in order."""
+    """The run directories at or below `path`, in order; none inside another."""
     found = []
     for folder, below, files in os.walk(path):
         if PROGRESS in files or STATUS in files:
@@ -65,19 +65,19 @@ def read_each(
     read: Callable[[str], list[Result]],
     runs_of: Callable[[Path], list[Path]] = runs_in,
 ) -> list[Result]:
-    """All that `read` gives of the runs that a command line names.
+    """All results of `read` for the runs that a command line names.
 
-    Where it raises `UsageError` for a run that is not named itself, but lies in a directory that
-    is, that is left out, with a note.
+    If it raises `UsageError` for a run that is not named itself, but lies in a directory that is,
+    the run is left out, with a note.
 
     Args:
         named: run directories, files, or directories that hold runs.
         read: reads one run.
-        runs_of: the runs in what is named; where there are none, it is one itself.
+        runs_of: finds the runs in a named path; if there are none, the path is read as one.
 
-    Raises `UsageError` where nothing is named, or nothing left.
+    Raises `UsageError` if nothing is named, or every run is left out.
     """
-    if not named or "" in named:  # of a variable that is not set
+    if not named or "" in named:  # "" comes from a variable that is not set
         raise UsageError("name one run directory or more")
     results: list[Result] = []
     left_out: UsageError | None = None
@@ -98,7 +98,7 @@ def read_each(
 def read_run(directory: str | Path) -> Run:
     """Settings and progress of a run.
 
-    Raises `UsageError`, naming the directory, where a file is missing or damaged.
+    Raises `UsageError`, naming the directory, if a file is missing or damaged.
     """
     rows = read_rows(directory)
     return dataclasses.replace(read_config(directory), rows=rows)
@@ -123,7 +123,7 @@ def _settings(record: dict[str, Any]) -> dict[str, Any]:
 def read_rows(directory: str | Path, name: str = PROGRESS) -> list[Row]:
     """The whole rows of a CSV file. Raises `UsageError` as `read_run` does.
 
-    Half a last line, of a run that is writing or was killed, is none.
+    An incomplete last line, of a run that is writing or was killed, is left out.
     """
     with run_directory_errors(directory, name):
         text = (Path(directory) / name).read_text(encoding="utf-8")
@@ -131,7 +131,7 @@ def read_rows(directory: str | Path, name: str = PROGRESS) -> list[Row]:
 
 
 def last_row(directory: str | Path) -> Row | None:
-    """The last whole row of progress.csv, None before the first; long files are not read whole.
+    """The last whole row of progress.csv, None before the first; reads only a long file's end.
 
     Raises `UsageError` as `read_run` does.
     """
@@ -154,7 +154,7 @@ def _rows(lines: list[str]) -> list[Row]:
 
 @contextmanager
 def run_directory_errors(directory: str | Path, name: str) -> Iterator[None]:
-    """Turn what reading the part `name` of a run directory raises into `UsageError`."""
+    """Turn errors from reading the part `name` of a run directory into `UsageError`."""
     try:
         yield
     except (FileNotFoundError, NotADirectoryError) as error:

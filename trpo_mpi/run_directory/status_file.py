@@ -1,7 +1,7 @@
 """status.json: whether a run is running, and how it ended; written whole at its start and end.
 
-A run that is killed writes no end. So the file says where it runs, too: on that machine its reader
-asks whether the process is still there, and elsewhere how long progress.csv has been silent.
+A run that is killed records no end. So the file also says where it runs: on that machine its reader
+checks whether the process still exists, and elsewhere how long ago progress.csv last grew.
 """
 
 import contextlib
@@ -28,7 +28,7 @@ class Status:
     """What became of a run."""
 
     state: str
-    """Running; finished; stopped, to be resumed; failed; or lost: neither is known."""
+    """`running`, `finished`, `stopped` (to be resumed), `failed`, or `lost` (none is known)."""
     since: float
     """Seconds since the epoch."""
     reason: str
@@ -36,7 +36,7 @@ class Status:
 
 
 def write(path: Path, state: str, reason: str = "") -> None:
-    """Note a run's state in its directory; a disk that does not take it is warned of."""
+    """Write a run's state into its directory; if that fails, print a warning."""
     record: dict[str, Any] = {
         "state": state,
         "since": datetime.now(timezone.utc).astimezone().isoformat(timespec="seconds"),
@@ -60,11 +60,11 @@ def read(path: Path, done: bool, iteration_seconds: float = 0.0) -> Status:
 
     Args:
         path: the directory.
-        done: whether it has all the time steps that it was asked for.
-        iteration_seconds: that an iteration takes.
+        done: whether the run has made all the time steps it was to make.
+        iteration_seconds: seconds that an iteration takes.
 
-    Without the file, as older versions leave a run, or where it is damaged, progress.csv shows
-    whether it is done, still growing, or lost.
+    Without the file, which older versions did not write, or if it is damaged, progress.csv shows
+    whether the run is done, still growing, or lost.
     """
     try:
         record = json.loads((path / STATUS).read_text(encoding="utf-8"))
@@ -100,14 +100,14 @@ def host_of(path: Path) -> str | None:
 
 
 def _changed(path: Path, name: str) -> float:
-    """When a file was last written; 0 where there is none."""
+    """When a file was last written; 0 if there is none."""
     with contextlib.suppress(OSError):
         return (path / name).stat().st_mtime
     return 0.0
 
 
 def _machine() -> str | None:
-    """Within what a process number means something: this boot of a machine, and a namespace."""
+    """Scope in which a process number is unique: this boot of a machine, and a namespace."""
     try:
         boot = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
         return f"{boot} {os.readlink('/proc/self/ns/pid')}"
@@ -116,7 +116,7 @@ def _machine() -> str | None:
 
 
 def _process_start(pid: Any) -> int | None:
-    """When a process began, in ticks since the boot; None where there is none, or a dead one."""
+    """When a process began, in ticks since the boot; None if there is none, or it is dead."""
     try:
         words = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()
         return None if words[0] in "ZX" else int(words[19])

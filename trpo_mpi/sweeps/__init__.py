@@ -1,1 +1,1 @@
-"""What `sweep` is made of: which runs there are, where they work, and what came out."""
+"""The parts of `sweep`: which runs there are, where they run, and what their results are."""

@@ -1,4 +1,4 @@
-"""Runs of a sweep on this machine: so many at a time, each in processes of its own."""
+"""Runs of a sweep on this machine: a number of them at a time, each in its own processes."""
 
 import contextlib
 import os
@@ -20,26 +20,26 @@ from trpo_mpi.sweeps.plan import Run
 from trpo_mpi.sweeps.results import final_returns
 
 POLL = 0.2
-"""Seconds between two looks at the runs."""
+"""Seconds between polls of the runs."""
 LAST_LINES = 10
-"""Of a failed run's log."""
+"""Lines shown of a failed run's log."""
 UNBOUND = {
     "OMPI_MCA_hwloc_base_binding_policy": "none",
     "PRTE_MCA_hwloc_default_binding_policy": "none",
     "I_MPI_PIN": "0",
 }
-"""Each of several launchers on one machine would bind its ranks to the same first cores."""
+"""Turns off binding: several launchers on one machine would bind to the same first cores."""
 
 
 def cores() -> int:
-    """How many cores this process may use."""
+    """Number of cores this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def launch(ranks: int) -> list[str]:
-    """What starts Python on so many ranks: the `mpirun` beside this Python, or else in PATH.
+    """Command that starts Python on `ranks` ranks, by the `mpirun` beside it, or else in PATH.
 
-    Raises `UsageError` where there is none.
+    Raises `UsageError` if there is none.
     """
     if ranks == 1:
         return [sys.executable]
@@ -51,7 +51,7 @@ def launch(ranks: int) -> list[str]:
 
 
 def lock(outdir: Path) -> int:
-    """Make the directory and keep other sweeps out of it, as long as a run lives; a descriptor.
+    """Make the directory and keep other sweeps out of it while a run lives; returns a descriptor.
 
     Raises `UsageError` if another is at work there, or if it can't be written.
     """
@@ -69,7 +69,7 @@ def lock(outdir: Path) -> int:
 
 @dataclass
 class Job:
-    """A run at work."""
+    """A run in progress."""
 
     run: Run
     process: subprocess.Popen[bytes]
@@ -78,14 +78,14 @@ class Job:
     """Bytes in its log from earlier starts."""
 
     def last_lines(self) -> str:
-        """The last that this start has said."""
+        """The last lines that this start has printed."""
         with open(self.run.log, "rb") as file:
             file.seek(self.log_begin)
             lines = file.read().decode(errors="replace").splitlines()
         return "\n".join(lines[-LAST_LINES:])
 
     def ending(self) -> str:
-        """How it has just ended, in words."""
+        """How the run has just ended, in words."""
         code, seconds = self.process.returncode, time.monotonic() - self.began
         after = f"after {clock(seconds)}"
         if code == 0:
@@ -98,14 +98,14 @@ class Job:
 
 
 class Queue:
-    """Runs that wait, are at work, or have ended.
+    """Runs that are waiting, in progress or ended.
 
     Args:
-        runs: those that are not finished, in the order in which they are to begin.
-        finished: how many others are.
-        ranks: of each run.
+        runs: unfinished runs, in the order in which to start them.
+        finished: number of runs that are already finished.
+        ranks: ranks per run.
         jobs: runs at a time.
-        held: the descriptor that `lock` gave; runs keep it open, so that it outlives this process.
+        held: the descriptor from `lock`; runs keep it open, so that it outlives this process.
     """
 
     def __init__(
@@ -116,10 +116,10 @@ class Queue:
         self._command, self._jobs, self._held = launch(ranks), jobs, held
         self.failed: list[Job] = []
         self.stopped = False
-        """Whether runs wait that are not to begin now, or have stopped."""
+        """Whether a signal has come or a run has stopped: no further run is started."""
 
     def work(self) -> None:
-        """Let all runs work to their ends; a signal, or a run's end of time, stops them."""
+        """Run all to their ends; a signal stops them, and a run that stops lets no other start."""
         stop_request = StopRequest(self._kill)
         stop_request.heed_terminal()
         told = False
@@ -144,8 +144,8 @@ class Queue:
     def _start(self, run: Run) -> Job:
         with open(run.log, "ab") as log:
             begin = log.tell()
-            # In a session of its own: the terminal's Ctrl-C is for the sweep, which passes it on
-            # as the one signal that every launcher hands to its ranks.
+            # In its own session: the terminal's Ctrl-C is for the sweep, which passes it on as
+            # the one signal that every launcher forwards to its ranks.
             process = subprocess.Popen(
                 [*self._command, "-m", *run.arguments],
                 stdin=subprocess.DEVNULL,
@@ -158,12 +158,12 @@ class Queue:
             return Job(run, process, time.monotonic(), begin)
 
     def _ask(self) -> None:
-        """Ask all that are at work to stop."""
+        """Ask all runs in progress to stop."""
         for job in self._running:
             job.process.send_signal(signal.SIGUSR1)
 
     def _kill(self, code: int) -> None:
-        """End all at once, and this process."""
+        """Kill all runs, and end this process."""
         for job in self._running:
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(job.process.pid, signal.SIGKILL)
@@ -171,7 +171,7 @@ class Queue:
 
     def _note(self, job: Job, told: bool) -> None:
         code = job.process.returncode
-        # One that was asked before it could listen has died of the signal.
+        # A run that was asked before it could handle the signal has died of it.
         if code == STOPPED or (told and code not in (0, 1, 2)):
             self.stopped = True
         elif code == 0:

@@ -27,7 +27,7 @@ OWN = {
     "resume": "each run goes on where it was",
     "check": "no run would be made",
 }
-"""Settings that are not the runs' to have, and why."""
+"""Settings that can't be given to the runs, and why."""
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,7 @@ class Run:
     varied: tuple[str, ...]
     """Its values of the varied settings, as they were given."""
     flags: tuple[str, ...]
-    """What its command says beside environment, seed and directory."""
+    """Its command's flags besides environment, seed and directory."""
 
     @property
     def directory(self) -> Path:
@@ -47,12 +47,12 @@ class Run:
 
     @property
     def log(self) -> Path:
-        """Where all that it prints goes."""
+        """The file to which all its output goes."""
         return self.directory.with_name(f"{self.directory.name}.log")
 
     @property
     def arguments(self) -> list[str]:
-        """Of Python, after -m: the command, with its flags."""
+        """Arguments of Python after -m: the command and its flags."""
         config = self.config
         start = [f"trpo_mpi.{config.command}", "--env", config.env, "--seed", str(config.seed)]
         return [*start, *self.flags, "--outdir", str(self.directory), "--resume", "auto"]
@@ -60,7 +60,7 @@ class Run:
     def finished(self) -> bool:
         """Whether it has reached its end, by its newest checkpoint.
 
-        Raises `UsageError` where its directory holds a run with other settings.
+        Raises `UsageError` if its directory holds a run with other settings.
         """
         found = checkpoint.standing(self.directory)
         if found is None:
@@ -93,7 +93,7 @@ def seeds(words: Sequence[str]) -> list[int]:
 
 
 def variations(given: Sequence[Sequence[str]]) -> dict[str, list[str]]:
-    """Settings that vary, by their fields' names, with their values."""
+    """Settings that vary: field name -> values."""
     varied: dict[str, list[str]] = {}
     for words in given:
         name = words[0].replace("-", "_") if words else ""
@@ -118,15 +118,15 @@ def plan(
     outdir: Path,
     ranks: int,
 ) -> list[Run]:
-    """All runs: seed by seed, so that what is there at any time compares.
+    """All runs, seed by seed, so that the results at any time can be compared.
 
     Args:
         envs: environments; Atari games are for `run_atari`, all others for `run_mujoco`.
         numbers: seeds.
-        varied: as `variations` gives it.
+        varied: as `variations` returns it.
         common: flags of all runs.
         outdir: where their directories are.
-        ranks: of each run.
+        ranks: ranks per run.
 
     Raises `UsageError` for the first combination that a training command would refuse.
     """
@@ -147,7 +147,7 @@ def plan(
             batch_grid(config, ranks)
             if not any(run.config.env == env and run.config.atari == config.atari for run in runs):
                 check_env(env, False, config.atari, config.time_feature)
-            if "num_timesteps" not in [*named, *varied]:  # or it would be that of an earlier start
+            if "num_timesteps" not in [*named, *varied]:  # or an earlier start's would hold
                 own = ["--num-timesteps", str(config.num_timesteps), *own]
             words = [env.rpartition(":")[2], *map(_word, varied, values)]
             name = re.sub(r"[^-.+\w]", "-", "-".join(words))
@@ -170,7 +170,7 @@ def _settings(module: str, arguments: list[str]) -> Config:
 
 
 def _flags(module: str, name: str, value: str) -> Iterator[str]:
-    """A varied setting as the training command takes it."""
+    """A varied setting as flags of the training command."""
     hints = typing.get_type_hints(CONFIGS[module])
     if name not in hints:
         near = difflib.get_close_matches(name, hints, 1)
@@ -186,12 +186,12 @@ def _flags(module: str, name: str, value: str) -> Iterator[str]:
 
 
 def _word(name: str, value: str) -> str:
-    """A setting in the name of a directory: max_kl0.02, algo-ppo."""
+    """A setting as a part of a directory's name: max_kl0.02, algo-ppo."""
     return f"{name}{value}" if re.match(r"-?[.\d]", value) else f"{name}-{value}"
 
 
 def _check_different(runs: Sequence[Run]) -> None:
-    """Raise `UsageError` where two runs are one, or would share a directory."""
+    """Raise `UsageError` if two runs are the same, or would share a directory."""
     kinds: dict[object, Run] = {}
     for run in runs:
         settings = dataclasses.replace(run.config, outdir=None)

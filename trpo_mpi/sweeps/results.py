@@ -1,4 +1,4 @@
-"""What came out of a sweep: a table by environment and settings, and its learning curves."""
+"""Results of a sweep: a table by environment and settings, and its learning curves."""
 
 import csv
 import io
@@ -18,7 +18,7 @@ from trpo_mpi.run_directory.reading import last_row, read_rows
 from trpo_mpi.sweeps.plan import Run
 
 MODES = ("stochastic", "deterministic")
-"""Of evaluations during training, as evaluations.csv names them."""
+"""Modes of evaluations during training, as evaluations.csv names them."""
 MEASURES = ("training", *MODES)
 Row = dict[str, Any]
 
@@ -28,7 +28,7 @@ def final_returns(directory: Path) -> dict[str, float]:
     found = {}
     if (directory / EVALUATIONS).exists():
         for row in read_rows(directory, EVALUATIONS):
-            found[row["mode"]] = row["return_mean"]  # a later one takes its place
+            found[row["mode"]] = row["return_mean"]  # a later row replaces it
     last = last_row(directory) if (directory / PROGRESS).exists() else None
     if last is not None:
         found["training"] = last["episode_return_mean"]
@@ -36,9 +36,9 @@ def final_returns(directory: Path) -> dict[str, float]:
 
 
 def table(runs: Sequence[Run], finished: Sequence[Run], settings: Sequence[str]) -> list[Row]:
-    """A row an environment and combination of `settings`: finished seeds, and over them the means.
+    """One row per environment and combination of `settings`: finished seeds, and their means.
 
-    Where a run has no such return, or none has ended, a mean is None; so is the standard error of
+    A mean is None if a run has no such return, or none has finished; so is the standard error of
     one seed.
     """
     groups: dict[tuple[str, ...], list[Run]] = {}
@@ -60,7 +60,7 @@ def table(runs: Sequence[Run], finished: Sequence[Run], settings: Sequence[str])
 
 
 def as_text(rows: Sequence[Row], settings: Sequence[str]) -> str:
-    """The table for a reader, without measures that no run has."""
+    """The table as text, without measures of evaluations that no run has."""
     titles = ["environment", *(name.replace("_", "-") for name in settings), "seeds"]
     lines = [[row["environment"], *(row[name] for name in settings)] for row in rows]
     for line, row in zip(lines, rows, strict=True):
@@ -83,7 +83,7 @@ def as_text(rows: Sequence[Row], settings: Sequence[str]) -> str:
 
 
 def write(rows: Sequence[Row], path: Path) -> None:
-    """The table as a CSV file. Raises `UsageError` where it can't be written."""
+    """Write the table as a CSV file. Raises `UsageError` if it can't be written."""
     text = io.StringIO()
     writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
     writer.writeheader()
@@ -95,7 +95,7 @@ def write(rows: Sequence[Row], path: Path) -> None:
 
 
 def draw(finished: Sequence[Run], path: Path) -> str:
-    """Learning curves of the runs that have a return, by `plot`; what it said if it could not."""
+    """Draw learning curves of the runs that have a return; returns what went wrong, or ""."""
     shown = [str(r.directory) for r in finished if "training" in final_returns(r.directory)]
     if not shown:
         return "no finished run has a return"

@@ -82,12 +82,12 @@ def write(
     Args:
         path: the script; one that a sweep has written is replaced.
         runs: all runs, each an element of the array.
-        waiting: those that are submitted.
-        outdir: where their directories are; it is made.
-        ranks: of each run.
+        waiting: the runs that are submitted.
+        outdir: where their directories are; created if missing.
+        ranks: ranks per run.
         jobs: runs at a time; None leaves that to Slurm.
 
-    Raises `UsageError` where the file is another, or can't be written.
+    Raises `UsageError` if the file is not a sweep's, or can't be written.
     """
     elements = [i for i, run in enumerate(runs) if run in waiting]
     text = SCRIPT % {
@@ -112,13 +112,13 @@ def write(
 
 
 def _ranges(numbers: Sequence[int]) -> Iterator[str]:
-    """Rising numbers as Slurm takes them: 0-3, 7."""
+    """Increasing numbers as Slurm takes them: 0-3, 7."""
     for _, group in itertools.groupby(enumerate(numbers), lambda pair: pair[1] - pair[0]):
         first, *others = [number for _, number in group]
         yield f"{first}-{others[-1]}" if others else f"{first}"
 
 
 def _case(index: int, run: Run) -> str:
-    """The log of an element, and its command."""
+    """The script's lines that set an element's log and command."""
     log, command = shlex.quote(str(run.log)), shlex.join(run.arguments)
     return f"{index})\n    log={log}\n    set -- {command}\n    ;;"
