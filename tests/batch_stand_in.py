@@ -1,13 +1,13 @@
-"""Stand-ins for PBS's qsub and LSF's bsub, and for what then runs the jobs; of one host.
+"""Stand-ins for PBS's qsub and LSF's bsub, and for what then runs the jobs, on one host.
 
     python batch_stand_in.py qsub [-v NAMES] [-J RANGE] SCRIPT
     python batch_stand_in.py bsub [-J NAME[RANGE]] <SCRIPT
 
 A job becomes a file in the folder SPOOL, and the test takes it from there: `waiting` and `start`.
 They know the options that run/pbs/ and run/lsf/ use, in the script and on the command line, and
-refuse all others. What they copy of the real ones: the script runs as a copy elsewhere; PBS starts
-it in the home directory, with no more of the submitter's environment than -v names; LSF starts it
-where it was submitted, with all of it; an array is a job for each element.
+refuse all others. As with the real ones, a copy of the script runs elsewhere; PBS starts it in the
+home directory, with only those of the submitter's environment variables that -v names; LSF starts
+it where it was submitted, with all of them; an array is one job per element.
 """
 
 import json
@@ -53,7 +53,7 @@ def directives(tool: str, script: str) -> list[tuple[str, str]]:
 
 
 def submit(tool: str, words: list[str]) -> None:
-    """What qsub and bsub do."""
+    """Submit a job as qsub and bsub do."""
     given, rest = parse(tool, words)
     script = Path(rest[0]).read_text(encoding="utf-8") if tool == "qsub" else sys.stdin.read()
     found = directives(tool, script)
@@ -80,7 +80,7 @@ def submit(tool: str, words: list[str]) -> None:
 
 
 def pbs_environment(options: dict[str, str]) -> dict[str, str]:
-    """What of qsub's environment its job will see."""
+    """The part of qsub's environment that its job will see."""
     handed = {name: os.environ[name] for name in ("HOME", "SPOOL")}
     handed["PATH"] = f"{os.environ['STAND_INS']}:/usr/bin:/bin"
     handed["STAND_INS"] = os.environ["STAND_INS"]

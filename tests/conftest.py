@@ -49,7 +49,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 @functools.cache
 def launcher() -> tuple[str, ...]:
-    """The `mpirun` beside this Python with the flags it needs, or nothing where there is none."""
+    """The `mpirun` beside this Python with the flags it needs, or nothing if there is none."""
     path = Path(sys.executable).with_name("mpirun")
     if not path.exists():
         return ()
@@ -60,14 +60,14 @@ def launcher() -> tuple[str, ...]:
 
 
 def environment(**variables: str) -> dict[str, str]:
-    """What a command is started with."""
+    """The environment variables that a command is started with."""
     path = os.pathsep.join([*PATHS, *filter(None, [os.environ.get("PYTHONPATH")])])
     return os.environ | {"PYTHONPATH": path} | variables
 
 
 @contextlib.contextmanager
 def started(command: list[str], folder: Path, **variables: str) -> Iterator[subprocess.Popen[str]]:
-    """A command that runs meanwhile; whatever is left of it and its children is killed here."""
+    """Run a command in the background; in the end, kill what is left of it and its children."""
     with subprocess.Popen(
         command,
         stdin=subprocess.DEVNULL,
@@ -93,7 +93,7 @@ def _run(command: list[str], folder: Path, timeout: float, variables: dict[str, 
 
 
 def _without_launcher(err: str) -> str:
-    """Standard error less the framed notice in which Open MPI repeats a rank's exit code."""
+    """Standard error without the framed notice in which Open MPI repeats a rank's exit code."""
     return re.sub(r"^-{20,}\n(?:.*\n)*?-{20,}\n", "", err, flags=re.MULTILINE)
 
 

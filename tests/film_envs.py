@@ -9,7 +9,7 @@ import numpy as np
 
 
 def brightness(step: int) -> int:
-    """Of every pixel of the picture after so many steps."""
+    """The value of every pixel of the picture after `step` steps."""
     return 20 + 25 * step
 
 

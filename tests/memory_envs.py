@@ -20,7 +20,7 @@ class Positions(gym.ObservationWrapper[Any, Any, Any]):
 
 
 class Cue(gym.Env[Any, Any]):
-    """The cue is shown in the first step alone, and asked for ten steps later."""
+    """The cue is shown in the first step only, and must be named ten steps later."""
 
     WAIT = 10
     observation_space = gym.spaces.Box(-1, 1, (2,))

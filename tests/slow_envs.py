@@ -10,7 +10,7 @@ SECONDS = float(os.environ.get("SECONDS_A_STEP", "0"))
 
 
 class SlowCartPole(gym.Wrapper[Any, Any, Any, Any]):
-    """What it does is CartPole's, at any pace: runs of two paces have the same result."""
+    """It behaves as CartPole at any pace: runs at two paces have the same result."""
 
     def __init__(self, render_mode: str | None = None) -> None:
         super().__init__(gym.make("CartPole-v1", render_mode=render_mode))

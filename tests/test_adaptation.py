@@ -18,7 +18,7 @@ def adaptation(adapt: str, max_kl: float = 0.005, batch: int = 10_000) -> Adapta
 
 
 def follow(subject: Adaptation, *sums: float) -> list[tuple[float, int]]:
-    """Ten iterations with each sum of returns; what holds after each ten."""
+    """Ten iterations for each sum of returns; the KL bound and the horizon after each ten."""
     given = []
     for total in sums:
         for _ in range(EVERY):
@@ -28,7 +28,7 @@ def follow(subject: Adaptation, *sums: float) -> list[tuple[float, int]]:
 
 
 def test_better_returns_widen_the_region_and_shorten_the_batch() -> None:
-    """The first ten count as better; as good as before counts as better, too."""
+    """The first ten count as better, and so does an equal sum."""
     assert follow(adaptation("both"), 10, 11, 11, 5) == [
         (0.0055, 485),
         (0.006, 470),
@@ -93,14 +93,14 @@ def test_what_can_not_be_adapted_is_refused(settings: dict[str, Any], words: str
 
 
 def test_a_batch_may_grow_to_its_bound() -> None:
-    """The memory is asked for that."""
+    """The memory is checked for that."""
     for adapt, horizon in (("kl", 80), ("both", 1250)):
         config = Config(adapt=adapt, timesteps_per_batch=1280)
         assert largest_grid(config, batch_grid(config, 1), None).horizon == horizon
 
 
 def test_without_adaptation_a_resumed_run_takes_the_settings() -> None:
-    """A trust region that is changed is not that of the checkpoint."""
+    """A changed trust region takes precedence over the checkpoint's."""
     fixed = adaptation("none", 0.005)
     fixed.resume(adaptation("none", 0.009, 5000).tree())
     assert (fixed.max_kl, fixed.horizon) == (0.005, 500)
@@ -110,7 +110,7 @@ def test_without_adaptation_a_resumed_run_takes_the_settings() -> None:
     "policy", ["MlpPolicy", pytest.param("MlpLstmPolicy", marks=pytest.mark.long)]
 )
 def test_a_run_whose_batch_changes(policy: str) -> None:
-    """Its batches follow, its steps are counted, and a resumed one has the same bits."""
+    """Batches follow the returns, steps are counted, and a resumed run has the same bits."""
     settings = {
         "policy": policy,
         "lstm_units": 4,

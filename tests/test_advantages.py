@@ -56,7 +56,7 @@ NOTHING = np.zeros_like(ENDED)
 def test_the_classic_mistakes_would_show(
     next_values: np.ndarray, terminated: np.ndarray, ended: np.ndarray, wrong: list[int]
 ) -> None:
-    """The numbers above tell each mistake from the truth, at the steps that it touches."""
+    """The numbers above tell each mistake from the truth, at the steps that it affects."""
     mistaken = gae(REWARDS, VALUES, next_values, terminated, ended, 0.5, 0.5)
     assert np.flatnonzero(mistaken != ADVANTAGES).tolist() == wrong
 
@@ -89,7 +89,7 @@ RAW = {"normalize_observations": False, "normalize_returns": False, "gamma": GAM
 
 @pytest.mark.parametrize("end", ["terminated", "truncated"])
 def test_constant_reward_has_its_known_value(end: str) -> None:
-    """Reward 1 for ever is worth 1 / (1 - gamma); for the k steps that are left of an episode,
+    """Reward 1 for ever is worth 1 / (1 - gamma); for the k remaining steps of an episode,
     (1 - gamma**k) / (1 - gamma). A critic that knows this leaves no advantage anywhere."""
 
     def value(observations: np.ndarray, _: np.ndarray) -> np.ndarray:

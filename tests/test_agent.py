@@ -139,14 +139,14 @@ def test_another_seed_keeps_what_a_command_has_learnt(tmp_path: Path) -> None:
 
 
 def test_values_are_in_units_of_the_reward() -> None:
-    """Whatever rewards are multiplied by for the critic."""
+    """Whatever factor rewards are multiplied by for the critic."""
     rows = np.random.default_rng(0).standard_normal((5, 4))
     plain, scaled = (small(reward_scale=scale).predict_values(rows) for scale in (1.0, 0.1))
     np.testing.assert_allclose(scaled, 10 * plain)
 
 
 def test_a_batch_of_nothing_but_resets() -> None:
-    """Two environments have 5 steps each; the sixth call is both's reset, in a batch of its own."""
+    """Episodes of two environments have 5 steps; the sixth call, in its own batch, resets both."""
     envs = SyncVectorEnv([Constant] * 2, autoreset_mode=AutoresetMode.NEXT_STEP)
     model = small(envs, num_envs=2, timesteps_per_batch=10).learn(12)
     assert model._state is not None
@@ -240,7 +240,7 @@ def test_a_callback_on_one_rank_stops_or_ends_all(what: str, tmp_path: Path, mpi
 
 
 def test_a_callback_alone() -> None:
-    """It sees what `learn` has at hand, and no earlier iteration with it, which would pile up."""
+    """It sees the local variables of `learn`, without earlier iterations', which would pile up."""
     calls: list[int] = []
 
     def callback(its: dict[str, Any], _: dict[str, Any]) -> bool:
@@ -285,7 +285,7 @@ def test_autoreset_gives_what_single_environments_give(mode: AutoresetMode) -> N
 @pytest.mark.parametrize("end", ["terminated", "truncated"])
 @pytest.mark.parametrize("mode", [AutoresetMode.NEXT_STEP, AutoresetMode.SAME_STEP])
 def test_values_under_autoreset_are_those_in_closed_form(mode: AutoresetMode, end: str) -> None:
-    """Reward 1 for ever where a time limit cuts, for the rest of 5 steps where the end is true."""
+    """Reward 1: for ever if a time limit cuts episodes, for the rest of 5 steps if they end."""
     envs = SyncVectorEnv([lambda: Constant(end)] * 4, autoreset_mode=mode)
     model = small(
         envs,
@@ -351,7 +351,7 @@ def remembering(**more: Any) -> TRPO:
 
 
 def test_predict_takes_and_gives_a_state() -> None:
-    """Step after step it is what all that was seen makes of it; a mask begins anew."""
+    """At each step it depends on all observations so far; a mask starts it anew."""
     model = remembering()
     seen = np.random.default_rng(0).standard_normal((6, 2, 4)).astype(np.float32)
     state, means = None, []
@@ -404,7 +404,7 @@ def test_every_policy_is_saved_whole_and_goes_on(kind: type, tmp_path: Path) -> 
 
 
 def test_evaluation_forgets_between_episodes() -> None:
-    """Two episodes one after the other, each begun without a state; and the same in a vector."""
+    """Two episodes in a row, each started without a state; and the same in a vector."""
     model, env, totals = remembering(), gym.make("CartPole-v1"), []
     for seed in (5, None):
         (observation, _), state, total, ended = env.reset(seed=seed), None, 0.0, False
@@ -492,7 +492,7 @@ def test_policy_class_and_name_are_the_same() -> None:
 
 
 def test_ppo_beside_trpo(tmp_path: Path) -> None:
-    """It learns, under its own names, and goes on from a file as if it had not been saved."""
+    """It learns, under its own names, and its file holds the settings and Adam's steps."""
     small = {"net_arch": (8,), "timesteps_per_batch": 256, "num_envs": 4, "seed": 3}
     model = PPO("MlpPolicy", "CartPole-v1", policy_stepsize=1e-2, vf_stepsize=1e-2, **small)
     assert model.config.algo == "ppo"
@@ -509,7 +509,7 @@ def test_ppo_beside_trpo(tmp_path: Path) -> None:
 
 
 def test_another_call_and_another_step_go_on_learning(tmp_path: Path) -> None:
-    """After the schedules' end; and PPO from a file that TRPO has left."""
+    """After the schedules' end; and PPO from a file that TRPO has saved."""
     small = {"net_arch": (8,), "timesteps_per_batch": 256, "num_envs": 4}
     model = TRPO("MlpPolicy", "CartPole-v1", algo="ppo", **small).learn(512)
     before = model._model.theta

@@ -1,4 +1,4 @@
-"""Atari games: what stands between them and the policy, and runs that go on in mid-game."""
+"""Atari games: what lies between them and the policy, and runs that are resumed in mid-game."""
 
 import itertools
 from typing import Any
@@ -17,7 +17,7 @@ from trpo_mpi.envs.vector import ColumnEnvs
 from trpo_mpi.errors import UsageError
 
 PLAIN = Atari(noop_max=0, fire_reset=False, episodic_life=False)
-"""What ale-py's own vector environment can be held against."""
+"""Settings under which games can be compared with ale-py's own vector environment."""
 
 
 def reference(game: str, **changes: Any) -> ale_py.AtariVectorEnv:
@@ -83,7 +83,7 @@ def test_the_latest_picture_stands_last() -> None:
 
 
 def play(env: gym.Env[Any, Any], games: int, seed: int = 0) -> list[tuple[int, Any, float]]:
-    """(length, game, points) of each episode, over so many games of random actions."""
+    """(length, game, points) of each episode, over `games` games of random actions."""
     env.reset(seed=seed)
     env.action_space.seed(seed)
     episodes, length, points = [], 0, 0.0
@@ -116,7 +116,7 @@ def test_whole_games_as_episodes() -> None:
 
 
 def test_each_life_of_breakout_starts_with_the_ball_in_play() -> None:
-    """Without FIRE it would never come; no-ops alone lose each life then."""
+    """Without FIRE the ball would never come; with it, no-ops alone lose each life."""
     env = atari.make_atari("BreakoutNoFrameskip-v4", Atari(noop_max=0))
     env.reset(seed=0)
     ends = [any(env.step(0)[2:4]) and env.reset() is not None for _ in range(200)]
@@ -127,7 +127,7 @@ def test_each_life_of_breakout_starts_with_the_ball_in_play() -> None:
 
 
 def test_no_ops_and_seeds() -> None:
-    """A seed fixes the number of no-ops, and another gives another."""
+    """A seed fixes the number of no-ops; other seeds change it."""
     env = atari.make_atari("FreewayNoFrameskip-v4")
     starts = [env.reset(seed=seed)[0].tobytes() for seed in (1, 2, 3, 1)]
     assert starts[0] == starts[3]

@@ -24,7 +24,7 @@ ARGUMENTS = "--env CartPole-v1 --num-timesteps 24576 --seed 5"
 
 
 def scripts() -> list[Path]:
-    """All that is shell in the checkout."""
+    """All shell scripts in the checkout."""
     return [*(ROOT / "run").rglob("*.sh"), *(ROOT / "ci").glob("*.sh"), ROOT / ".ci" / "run"]
 
 
@@ -103,9 +103,7 @@ class Site:
         path.chmod(0o755)
 
     def no_trainer(self, line: str, trap: str = ":") -> dict[str, str]:
-        """In the place of a virtual environment, one whose python sets a trap, notes its arguments
-        and does this.
-        """
+        """Make an environment whose python sets `trap`, notes its arguments and runs `line`."""
         bin_folder = self.folder / "venv" / "bin"
         bin_folder.mkdir(parents=True)
         note = f'echo "$OMP_NUM_THREADS: $*" >>"{self.called}"'
@@ -115,7 +113,7 @@ class Site:
         return {"TRPO_MPI_VENV": str(self.folder / "venv")}
 
     def call(self, line: str, **variables: str) -> Result:
-        """A command line of the user's."""
+        """Run a command line of the user's."""
         path = f"{self.tools}:{os.environ['PATH']}"
         mine = {"SPOOL": str(self.spool), "STAND_INS": str(self.tools), "HOME": str(self.folder)}
         return subprocess.run(
@@ -167,7 +165,7 @@ def site(tmp_path: Path) -> Site:
 
 @pytest.fixture(scope="module")
 def expected(tmp_path_factory: pytest.TempPathFactory) -> dict[str, object]:
-    """What the run leaves behind that nothing disturbs."""
+    """The results of an undisturbed run."""
     folder = tmp_path_factory.mktemp("undisturbed")
     command = [sys.executable, "-m", "trpo_mpi.run_mujoco", *ARGUMENTS.split(), "--outdir", "run"]
     subprocess.run(command, cwd=folder, env=environment(), check=True, capture_output=True)
@@ -194,7 +192,7 @@ def real(launcher_variable: str) -> dict[str, str]:
 
 @pytest.mark.mpi
 def test_pbs_run_goes_on_in_another_job(site: Site, expected: dict[str, object]) -> None:
-    """After USR1 to the shell alone, by which `qsig` reaches it."""
+    """After USR1 to the shell alone, as `qsig` sends it."""
     two = "-l select=1:ncpus=2:mpiprocs=2"
     variables = real("TRPO_MPI_MPIEXEC") | {"TRPO_MPI_QSUB": two}
     site.submit(f"qsub {two} -v {','.join(variables)} run/pbs/train.sh", **variables)
@@ -215,7 +213,7 @@ def test_pbs_run_goes_on_in_another_job(site: Site, expected: dict[str, object])
 
 
 def test_pbs_hands_on_what_it_was_given(site: Site) -> None:
-    """Twice it stops, at a time limit of its own; then that is enough."""
+    """Every job stops with 75; after two restarts it is not submitted again."""
     variables = site.no_trainer("exit 75")
     variables |= {"TRPO_MPI_ARGS": "--env A-v0 --net-arch 8 8", "TRPO_MPI_MAX_RESTARTS": "2"}
     site.submit(f"qsub -v {','.join(variables)} run/pbs/train.sh", **variables)

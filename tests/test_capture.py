@@ -39,7 +39,7 @@ def _in_a_folder_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
 
 
 def roll(env: gym.Env[Any, Any], actions: list[Any]) -> list[bytes]:
-    """Every number that these actions give, resets included."""
+    """Every number that these actions produce, resets included."""
     given = []
     for action in actions:
         observation, *rest = env.step(action)
@@ -50,7 +50,7 @@ def roll(env: gym.Env[Any, Any], actions: list[Any]) -> list[bytes]:
 
 
 def check_exact(make: Callable[[], gym.Env[Any, Any]], before: int, after: int) -> None:
-    """Hold an environment that was captured and a restored one against one left in peace."""
+    """Compare a captured environment, and a restored one, with one that is left alone."""
     undisturbed, captured, restored = make(), make(), make()
     undisturbed.reset(seed=1)
     captured.reset(seed=1)

@@ -28,7 +28,7 @@ def trainer() -> Trainer:
 
 
 def write(trainer: Trainer, run: Path, writer: CheckpointWriter | None = None) -> Path:
-    """A checkpoint of the trainer as it is now."""
+    """Write a checkpoint of the trainer's current state."""
     settings = dataclasses.replace(trainer.config, num_envs=2, timesteps_per_batch=16)
     writer = writer or CheckpointWriter(run, settings)
     columns = [archive.pack(state) for state in trainer.column_states()]
@@ -105,7 +105,7 @@ def test_the_newest_three_are_kept(trainer: Trainer, tmp_path: Path) -> None:
 
 
 def test_damaged_ones_of_later_iterations_push_none_out(trainer: Trainer, tmp_path: Path) -> None:
-    """Where none is whole the run begins anew: what it then writes is what is left."""
+    """If none is whole the run starts anew; damaged ones do not count among the newest to keep."""
     (tmp_path / "checkpoints").mkdir()
     for number in (9001, 9002, 9003):
         (tmp_path / "checkpoints" / f"{number:08d}.zip").write_bytes(b"damaged")
@@ -166,8 +166,8 @@ def everything(found: checkpoint.Checkpoint) -> list[Any]:
 
 
 def test_a_flipped_bit_in_any_member_is_found(trainer: Trainer, tmp_path: Path) -> None:
-    """One bit in each thirty bytes of what the members hold; a few of a compressed stream mean
-    nothing."""
+    """One bit in every thirty bytes of the members' contents; a few of a compressed stream have no
+    meaning."""
     path = write(trainer, tmp_path)
     whole, expected = path.read_bytes(), everything(checkpoint.read(path))
     places: list[int] = []

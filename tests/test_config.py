@@ -72,7 +72,7 @@ def test_the_edges_of_the_ranges_are_allowed(settings: dict[str, Any]) -> None:
 
 @pytest.mark.parametrize("kind", CONFIGS.values())
 def test_every_number_has_a_range(kind: type[Config]) -> None:
-    """But for the two that may be any number, and flags."""
+    """Except the two that may be any number, and flags."""
     hints = typing.get_type_hints(kind, include_extras=True)
     fields = {field.name: repr(hints[field.name]) for field in dataclasses.fields(kind)}
     free = [

@@ -42,7 +42,7 @@ def test_nearer_with_every_step_in_the_norm_of_f() -> None:
 
 
 def test_stands_still_once_solved() -> None:
-    """The products go on, for other ranks may not be there yet; x does not move."""
+    """The products go on, since other ranks may not be done yet; x does not move."""
     calls = []
     f, g = positive_definite(4)
 
@@ -67,7 +67,7 @@ def test_no_gradient_no_step() -> None:
 
 
 def test_stops_where_the_curvature_is_not_positive() -> None:
-    """Along the second axis there is none: x keeps what the steps before brought."""
+    """Along the second axis there is none: x stays where the earlier steps left it."""
     f = np.diag([2.0, 0.0])
     g = np.array([0.0, 1.0])
     assert np.array_equal(conjugate_gradient(lambda v: f @ v, g, 5).x, [0.0, 0.0])

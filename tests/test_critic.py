@@ -13,7 +13,7 @@ from trpo_mpi.parallel.communicator import Communicator
 
 
 def nothing(rows: np.ndarray) -> np.ndarray:
-    """The memory that goes with observations where there is none."""
+    """The memory, of size 0, that goes with observations of a policy that has none."""
     return rows[..., :0]
 
 
@@ -69,7 +69,7 @@ def test_gradient_is_that_of_half_the_squared_error_of_the_chosen_steps() -> Non
 
 @pytest.mark.parametrize("steps", [16, 11])
 def test_an_epoch_uses_every_step_once(steps: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """In minibatches whose mean gradient Adam gets; the padding behind is never used."""
+    """In minibatches whose mean gradient Adam gets; the padding at the end is never used."""
     critic = make_critic()
     seen, means = [], []
     kernel = critic._gradient_kernel
@@ -101,7 +101,7 @@ def test_an_epoch_uses_every_step_once(steps: int, monkeypatch: pytest.MonkeyPat
 
 
 def test_steps_that_do_not_count_change_nothing() -> None:
-    """Whatever stands there; and a minibatch's mean is over those that do."""
+    """Whatever they hold; and a minibatch's mean is over the steps that count."""
     stream = np.random.default_rng(5)
     data = stream.standard_normal((2, 16, 3)).astype(np.float32)
     targets = stream.standard_normal((2, 16)).astype(np.float32)
@@ -160,7 +160,7 @@ def test_a_clipped_error_counts_no_less_than_that_of_a_value_that_moved_so_far()
 
 
 def test_two_batches_are_the_batch_before_beside_this_one() -> None:
-    """The second fit is that of both batches' steps in one; so is it when put back."""
+    """The second fit is that of both batches' steps in one; also after a restore."""
     stream = np.random.default_rng(3)
     shape = (2, 16)
     first, second = (

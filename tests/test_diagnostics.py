@@ -1,4 +1,4 @@
-"""`plot --diagnostics`: which panels a page has, and what stands in them."""
+"""`plot --diagnostics`: which panels a page has, and what they show."""
 
 import json
 from pathlib import Path
@@ -28,7 +28,7 @@ WAITING = {"time of an iteration in MPI, by rank": "seconds (running median)"}
 
 
 def run_of(path: Path, rows: list[dict[str, Any]], **settings: Any) -> Run:
-    """What a directory with such rows and settings is read as."""
+    """The run that a directory with these rows and settings is read as."""
     path.mkdir()
     record = {"settings": {"env": "Toy-v0", "seed": 0, **settings}, "recipe": "default"}
     (path / "config.json").write_text(json.dumps(record))
@@ -76,7 +76,7 @@ def test_a_page_has_what_the_policy_step_reports(
 
 
 def test_times_by_hand(tmp_path: Path) -> None:
-    """What is in no phase is other; a row that trained nothing has no place here."""
+    """Time in no phase is `other`; a row that trained nothing is left out."""
     first = row(1) | {"policy_seconds": None, "critic_seconds": None}
     runs = [
         run_of(tmp_path / "a", [first, row(2), row(3)]),

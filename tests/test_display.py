@@ -60,7 +60,7 @@ class Terminal:
         os.write(self._own, keys.encode())
 
     def run(self, until: Callable[[str], bool] = lambda _: False, seconds: float = 240) -> int:
-        """Show until something is to be seen, or until it ends; gives the exit code then."""
+        """Show output until `until` holds, or to the end; returns the exit code then, else 0."""
         end = time.monotonic() + seconds
         while not until("\n".join(self.lines())):
             assert time.monotonic() < end, self.lines()
@@ -76,12 +76,12 @@ class Terminal:
         return 0
 
     def close(self) -> int:
-        """As who closes its window; gives the exit code."""
+        """Close the terminal's window; returns the exit code."""
         os.close(self._own)
         return os.waitstatus_to_exitcode(os.waitpid(self.pid, 0)[1])
 
     def lines(self) -> list[str]:
-        """What has left the screen at its top, and the screen."""
+        """The lines that have left the screen at its top, and those on it."""
         above = (
             "".join(line[x].data for x in range(max(line, default=0) + 1))
             for line in self.screen.history.top
@@ -90,7 +90,7 @@ class Terminal:
 
 
 def shown(folder: Path, script: str, size: tuple[int, int] = (80, 24), **more: str) -> Terminal:
-    """What a terminal shows of a script, from its begin to its end."""
+    """What a terminal shows of a script, from its start to its end."""
     terminal = Terminal([sys.executable, "-c", SCRIPT + script], folder, size, **more)
     terminal.code = terminal.run()  # type: ignore[attr-defined]
     return terminal
@@ -157,7 +157,7 @@ print("THE END")
 def test_what_others_print_stands_above_and_nothing_is_left_over(
     size: tuple[int, int], tmp_path: Path
 ) -> None:
-    """Whatever has left the screen at its top: one view, as it was at the end."""
+    """Even after lines have left the screen at its top: one view, as it was at the end."""
     terminal = shown(tmp_path, NOISE, size)
     assert terminal.code == 0  # type: ignore[attr-defined]
     lines = terminal.lines()
@@ -184,7 +184,7 @@ def test_it_fits_a_terminal_that_is_made_smaller(tmp_path: Path) -> None:
 
 
 def test_a_killed_run_leaves_a_terminal_to_go_on_with(tmp_path: Path) -> None:
-    """Its cursor can be seen, and stands on an empty line below the view."""
+    """The cursor is visible, on an empty line below the view."""
     terminal = shown(tmp_path, "show(1, 9)\ntime.sleep(1)\nos._exit(9)")
     cursor = terminal.screen.cursor
     assert not cursor.hidden

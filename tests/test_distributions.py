@@ -197,7 +197,7 @@ def test_bernoulli_stays_finite_far_out() -> None:
 
 
 def test_multi_samples_have_the_probabilities() -> None:
-    """Those of each choice; and no choice tells of another."""
+    """Those of each choice; and the choices are independent."""
     space = gym.spaces.MultiDiscrete([2, 3, 4, 2])
     policy = mlp_policy(2, space, ())
     logits, draws = np.array([0, 1, -1, 0, 1, 0, 0, 2, -1, 0.5, 0]), 100_000

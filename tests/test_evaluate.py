@@ -107,7 +107,7 @@ def test_an_observation_that_is_not_finite_ends_it() -> None:
 
 
 class Lives(SumOfActions):
-    """Episodes are the three lives of a game, which alone knows what it has paid."""
+    """Episodes are the three lives of a game, which reports its own return and length."""
 
     life = 0
 
@@ -127,7 +127,7 @@ def test_of_an_environment_with_lives_whole_games_count() -> None:
 
 
 def test_summary_by_hand() -> None:
-    """The deviation of 1, 2, 6, 11 is the root of 62 / 3, and of their mean half of that."""
+    """The deviation of 1, 2, 6, 11 is the root of 62 / 3; their mean's standard error is half."""
     results = np.array([[6.0, 10], [1.0, 12], [11.0, 11], [2.0, 14]])
     summary = Summary.of(results)
     assert summary == Summary(4, 5.0, pytest.approx((62 / 3) ** 0.5 / 2), 4.0, 1.0, 11.0, 11.75)
@@ -192,7 +192,7 @@ def test_same_bytes_on_any_number_of_ranks(
 
 
 def test_several_models_have_a_row_and_files_each(hopper: Path, python: Run) -> None:
-    """Also where two lie in one directory; and what is not a run's latest keeps its name."""
+    """Also if two lie in one directory; files of a model that is not the latest have its name."""
     other = hopper.with_name("other.zip")
     shutil.copy(hopper, other)
     folder = hopper.parent / "run" / "checkpoints"
@@ -295,7 +295,7 @@ def test_model_and_environment_must_fit(
 
 
 def test_unwritable_result_is_one_line_after_the_table(hopper: Path, python: Run) -> None:
-    """And keeps no other from being written."""
+    """And the other results are written all the same."""
     other = hopper.with_name("other.zip")
     shutil.copy(hopper, other)
     hopper.with_name("evaluation.csv").mkdir()

@@ -35,7 +35,7 @@ EVALUATIONS = "--eval-episodes 5 --eval-every 2"
 
 @pytest.fixture(scope="module")
 def evaluated(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run of one process with evaluations, that the others are held against."""
+    """A run of one process with evaluations, with which the others are compared."""
     folder = tmp_path_factory.mktemp("evaluated")
     command = [sys.executable, "-m", MODULE, *RUN.split(), *EVALUATIONS.split()]
     result = subprocess.run(
@@ -69,7 +69,7 @@ def test_it_does_not_disturb_the_run(evaluated: Path, tmp_path: Path, python: Ru
 
 
 def test_each_has_a_row_and_a_line(evaluated: Path) -> None:
-    """The last is what `evaluate` finds in the model, with the run's seed."""
+    """The last is what `evaluate` reports for the model, with the run's seed."""
     rows = rows_of(evaluated)
     assert tuple(rows[0]) == EVALUATION_COLUMNS
     assert [(row["iteration"], row["timesteps"]) for row in rows] == [("2", "1050"), ("3", "1575")]
@@ -126,7 +126,7 @@ def test_stopped_and_resumed(evaluated: Path, tmp_path: Path, python: Run, mpiru
 def test_a_signal_does_not_wait_for_an_evaluation(
     evaluated: Path, tmp_path: Path, python: Run
 ) -> None:
-    """It is asked for 100,000 episodes, which take half an hour."""
+    """The evaluation has 100,000 episodes, which take half an hour."""
     rest = ["-m", MODULE, *RUN.split(), "--outdir", "run", "--resume", "auto"]
     command = [*launcher(), "-np", "2", sys.executable, *rest]
     with started([*command, "--eval-episodes", "100000", "--eval-every", "2"], tmp_path) as job:
@@ -214,7 +214,7 @@ def test_how_to_evaluate_without_episodes_is_refused(wrong: dict[str, int]) -> N
 
 
 def test_a_resumed_run_goes_on_evaluating(tmp_path: Path) -> None:
-    """Unless it is told otherwise; how does not change the result."""
+    """Unless told otherwise; how it evaluates does not change the result."""
     settings = {"eval_episodes": 3, "eval_every": 2, "eval_deterministic": True}
     trainer = toy_trainer(Counter, num_timesteps=320, timesteps_per_batch=160, **settings)
     train(trainer)
@@ -229,7 +229,7 @@ def test_a_resumed_run_goes_on_evaluating(tmp_path: Path) -> None:
 
 
 def test_one_that_evaluates_no_longer(tmp_path: Path, python: Run) -> None:
-    """What goes with --eval-episodes goes with it."""
+    """The settings that need --eval-episodes are dropped with it."""
     result = python("-m", MODULE, *RUN.split(), *EVALUATIONS.split(), "--outdir", "run")
     assert result.returncode == 0, result.stderr
     more = ["--resume", "run", "--eval-episodes", "0", "--num-timesteps", "2100"]
@@ -254,7 +254,7 @@ def test_the_time_limit_ends_an_evaluation_that_does_not_end(tmp_path: Path, mpi
 def test_the_file_keeps_what_the_checkpoint_has_seen(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Rows of another cadence too, which stay as they are."""
+    """Rows of another cadence too, which stay unchanged."""
     first = EvaluationsFile(tmp_path)
     for number in (3, 6, 8, 9):
         first.add({"iteration": number, "return_mean": number / 4})

@@ -119,7 +119,7 @@ def test_the_settings_are_there(start: Any, tmp_path: Path) -> None:
 
 
 def test_every_column_has_a_group() -> None:
-    """Under time is what the clock decides, and nothing else."""
+    """The group `time` has what the clock decides, iterations and time steps, and nothing else."""
     for column in COLUMNS:
         by_clock = column.endswith(("seconds", "per_second", "mb")) or column == "iteration"
         assert tag(column).startswith("time/") == (by_clock or column == "timesteps"), column

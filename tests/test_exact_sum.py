@@ -15,18 +15,18 @@ COLUMNS = 16
 
 
 def alone(columns: int = COLUMNS) -> ExactSum:
-    """The sum as the only rank takes it."""
+    """The sum on a single rank."""
     return ExactSum(columns, lambda _: None)
 
 
 def counted(columns: int) -> tuple[ExactSum, list[int]]:
-    """The same, and a list that grows with each reduction."""
+    """The same, with a list that grows with each reduction."""
     calls: list[int] = []
     return ExactSum(columns, lambda buffer: calls.append(len(buffer))), calls
 
 
 def on_ranks(parts: list[np.ndarray]) -> list[np.ndarray | Exception]:
-    """What each of several ranks, played by threads, gets from the sum of all their columns."""
+    """The sum of all columns as each of several ranks, played by threads, computes it."""
     size = len(parts)
     barrier = threading.Barrier(size)
     buffers: list[np.ndarray] = [np.empty(0)] * size
@@ -90,7 +90,7 @@ def test_cancellation_leaves_what_is_left() -> None:
 
 
 def test_rounds_to_the_nearest() -> None:
-    """Of each column 0.9 of a unit is left behind the last digit, at the worst magnitude."""
+    """In each column 0.9 of a unit lies beyond the last digit, at the worst magnitude."""
     unit = 2.0 ** (1 + HEADROOM - 57)
     rows = np.tile([1.0, 2.0**-10 + 0.9 * unit], (COLUMNS, 1))
     exact = alone()

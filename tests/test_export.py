@@ -71,7 +71,7 @@ for name in sys.argv[1:]:
 
 
 def model_of(policy: str, observation: Any, action: Any, more: dict[str, Any]) -> Model:
-    """One whose parameters and moments are all other than 0 and 1."""
+    """A model whose parameters and moments are all different from 0 and 1."""
     model = initial_model(
         Config(policy=policy, net_arch=(7, 6), lstm_units=5, **more), Spaces(observation, action)
     )
@@ -98,7 +98,7 @@ def leaves(observations: list[Any], name: str = "observation") -> dict[str, np.n
 
 
 def test_acts_as_the_policy_without_this_package(tmp_path: Path, python: Run) -> None:
-    """In one other process for all, which has nothing of this package's."""
+    """In one other process for all models, without this package."""
     wanted: dict[str, list[tuple[Any, ...]]] = {}
     for name, (policy, observation, action, more) in CASES.items():
         model = model_of(policy, observation, action, more)

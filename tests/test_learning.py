@@ -1,4 +1,4 @@
-"""The whole of it learns."""
+"""The whole program learns."""
 
 import csv
 from pathlib import Path
@@ -35,7 +35,7 @@ def test_learns(arguments: str, goal: float, tmp_path: Path, python: Run) -> Non
 
 @pytest.mark.long
 def test_a_policy_without_memory_does_not_balance_by_positions(tmp_path: Path, python: Run) -> None:
-    """What the recurrent one learns is not to be had without."""
+    """What the recurrent policy learns can't be learnt without memory."""
     arguments = "--env memory_envs:Positions-v0 --num-timesteps 500000 --outdir out"
     result = python("-m", "trpo_mpi.run_mujoco", *arguments.split(), timeout=900)
     assert result.returncode == 0, result.stderr

@@ -71,7 +71,7 @@ def test_a_window_needs_a_screen(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_warning_of_gymnasium_is_one_plain_line(python: Run) -> None:
-    """In a batch log there are neither colours nor the places in its code that have warned."""
+    """A batch log shows neither colours nor the lines of Gymnasium's code that warned."""
     code = "from trpo_mpi.envs.make import check_env; check_env('Hopper-v4')"
     err = python("-c", code).stderr
     assert re.fullmatch(r"warning: The environment Hopper-v4 is out of date\.[^\n\x1b]*\n", err)
@@ -101,7 +101,7 @@ for _ in range(3):
 
 
 def test_mujocos_warnings_of_a_model_are_said_once(python: Run, tmp_path: Path) -> None:
-    """MuJoCo 4 has one for HalfCheetah-v4; by itself it writes it to a file, too."""
+    """MuJoCo 4 has one for HalfCheetah-v4; by default it also writes it to a file."""
     result = python("-c", MUJOCO)
     assert result.returncode == 0, result.stderr
     said = int(mujoco.mj_versionString() >= "4")

@@ -68,7 +68,7 @@ def saved(tmp_path: Path) -> Path:
 
 
 def refusal(path: Path) -> str:
-    """The one line in which a file is refused, which names it."""
+    """The one-line error with which a file is refused; it names the file."""
     with pytest.raises(UsageError) as caught:
         model_file.load(str(path))
     text = str(caught.value)
@@ -132,8 +132,8 @@ def test_truncated_anywhere(saved: Path) -> None:
 
 
 def test_a_flipped_bit_anywhere_is_refused_or_does_no_harm(saved: Path) -> None:
-    """It can do none in the dates and permissions of a zip's members; in what they hold, and in
-    most of what describes them, it is found."""
+    """It does no harm in the dates and permissions of a zip's members; in their contents, and in
+    most of their descriptions, it is found."""
     whole, expected = saved.read_bytes(), content(model_file.load(str(saved)))
     with zipfile.ZipFile(saved) as archive:
         data = set()

@@ -16,7 +16,7 @@ FAR = pytest.mark.parametrize(("mean", "deviation"), [(0.0, 1.0), (1e6, 1.0), (-
 
 
 def moments_of(values: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """What `pool` takes, where every value counts."""
+    """The arguments of `pool`, with every value counting."""
     columns, steps, _ = values.shape
     return np.full(columns, steps), *column_moments(values, np.ones((columns, steps), bool))
 
@@ -101,7 +101,7 @@ def test_clips_and_survives_a_constant() -> None:
 
 
 def test_a_small_deviation_is_not_blown_up() -> None:
-    """Below the floor of 0.1 the floor divides."""
+    """Below the floor of 0.1, observations are divided by the floor."""
     normalizer = ObservationNormalizer(Moments(100, np.array([2.0]), np.array([100 * 0.01**2])))
     np.testing.assert_allclose(normalizer(np.array([[2.05]])), [[0.5]], rtol=1e-6)
 

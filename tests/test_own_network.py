@@ -214,7 +214,7 @@ def test_layers_sized_by_the_environment() -> None:
 
 
 def test_a_file_does_not_name_code_that_is_run(tmp_path: Path) -> None:
-    """A foreign one's network may be any function of any module."""
+    """A file from someone else may name any function of any module as its network."""
     trained = TRPO("MlpPolicy", "CartPole-v1", network="toy_own:network", **SMALL).learn(128)
     trained.save(tmp_path / "model")
     assert "has a network of its own, 'toy_own:network'" in in_another_process(

@@ -1,4 +1,4 @@
-"""`play`: the episodes of `evaluate`, as pictures that tell what they should."""
+"""`play`: the episodes of `evaluate`, as pictures that show what they should."""
 
 import csv
 import ctypes.util
@@ -78,7 +78,7 @@ def test_a_video_shows_the_episodes_of_evaluate(tmp_path: Path, python: Run, mod
 def test_mujoco_draws_without_a_screen(
     tmp_path: Path, python: Run, network: str | None, screen: str
 ) -> None:
-    """Also beside TensorFlow, whose LLVM and that of Mesa's OpenGL end a process together."""
+    """Also beside TensorFlow, whose LLVM together with that of Mesa's OpenGL crashes a process."""
     if not ctypes.util.find_library("EGL"):
         pytest.skip("there is no EGL here (Debian: libegl1)")
     save_model(tmp_path, "InvertedPendulum-v5", network)

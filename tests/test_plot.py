@@ -137,7 +137,7 @@ def test_curves_are_recipes_and_settings_that_vary_in_a_panel(tmp_path: Path) ->
 
 
 def test_what_was_left_open_is_the_default(tmp_path: Path) -> None:
-    """A resumed run says how large its batch is, an older one knows fewer settings."""
+    """A resumed run records its batch size, an older one records fewer settings."""
     run_directory(tmp_path / "a", [(8, 1.0)], seed=0, num_envs=None)
     run_directory(tmp_path / "b", [(8, 1.0)], seed=1, num_envs=16, timesteps_per_batch=2048)
     run_directory(tmp_path / "c", [(8, 1.0)], seed=2, activation="tanh")
@@ -232,7 +232,7 @@ EVALUATIONS = (
 
 
 def test_curves_of_evaluation_returns(tmp_path: Path) -> None:
-    """A line a mode, where there are two."""
+    """One line per mode, if there are two."""
     for name in "ab":
         run_directory(tmp_path / name, [(8, 1.0), (16, 2.0)], seed="ab".index(name))
         (tmp_path / name / "evaluations.csv").write_text(EVALUATIONS)
@@ -299,7 +299,7 @@ def test_wrong_usage_is_one_line(
 
 
 def test_of_a_run_that_is_there_twice_the_longer_is_drawn(tmp_path: Path, python: Command) -> None:
-    """In a directory of runs, as where a command was given twice; named themselves, they are
+    """In a directory of runs, as after a command was given twice; if both are named, they are
     refused."""
     rows = [(8, 1.0), (16, 2.0), (24, 3.0)]
     for name, count in (("a", 1), ("a-2", 3), ("a-3", 3), ("b", 2)):

@@ -24,7 +24,7 @@ SPACES = pytest.mark.parametrize("space", [BOX, gym.spaces.Discrete(5)], ids=["b
 def make_policy(
     space: gym.Space[Any], hidden: tuple[int, ...] = (64, 64)
 ) -> tuple[Policy, np.ndarray]:
-    """A policy with parameters far from their small beginning."""
+    """A policy with parameters far from their small initial values."""
     policy = mlp_policy(SIZE, space, hidden, -0.5)
     theta = np.random.default_rng(0).standard_normal(policy.num_parameters) * 0.3
     return policy, theta.astype(np.float32)
@@ -35,7 +35,7 @@ def observations(rows: int) -> np.ndarray:
 
 
 def parameters(policy: Policy, theta: np.ndarray, rows: np.ndarray) -> np.ndarray:
-    """What the `tf.function` that the update uses gives for each row."""
+    """The distribution's parameters for each row, by the `tf.function` that the update uses."""
     nothing = tf.zeros((1, 0))
     function = tf.function(lambda x: policy(policy.weights(theta[None]), x[None], nothing, nothing))
     return function(tf.constant(rows))[0].numpy()
@@ -74,7 +74,7 @@ def test_a_rows_bits_do_not_depend_on_the_other_rows(hidden: tuple[int, ...]) ->
 
 
 def test_single_rows_where_a_block_is_not_safe(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where a product's bits do depend on the other rows, as they may on an unknown BLAS."""
+    """If a product's bits do depend on the other rows, as they may on an unknown BLAS."""
     policy, theta = make_policy(BOX)
     assert safe_blocks(policy, theta) == (BLOCK,)
     exact = Mlp.rows
@@ -161,7 +161,7 @@ IMAGES = [gym.spaces.Box(0, 255, shape, np.uint8) for shape in ((24, 21, 3), (3,
     ids=str,
 )
 def test_unrolled_is_step_by_step(kind: str, space: gym.spaces.Box) -> None:
-    """What the update computes of a whole batch is what acting gave, episode after episode."""
+    """The update computes for a whole batch what acting computed, episode by episode."""
     images = POLICIES[kind].images
     policy = Architecture(kind, (7,), lstm_units=5).make_policy(space, BOX)
     stream = np.random.default_rng(0)

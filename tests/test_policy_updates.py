@@ -206,7 +206,7 @@ def test_minibatches_of_episodes_of_unequal_length() -> None:
 
 
 def test_penalty_step_by_hand() -> None:
-    """Objective's gradient by b is 1 at first; a weak penalty lets b grow till KL = b^2 / 2 is over
+    """The gradient by b is 1 at first; a weak penalty lets b grow until KL = b^2 / 2 is over
     four times the target, and the batch is left; a strong one holds it near 1 / beta."""
     policy, theta, batch = hand_policy()
     comm = Communicator(None, 1)
@@ -249,7 +249,7 @@ def test_penalty_and_multiplier_go_on_where_they_were() -> None:
 
 
 def test_natural_gradient_takes_the_full_step() -> None:
-    """TRPO's, where that is accepted at once; and where it would not be."""
+    """TRPO's step if that is accepted at once; the full step even if it would be refused."""
     policy, theta = make_policy(BOX)
     batch, comm = make_batch(policy), Communicator(None, COLUMNS)
     config = Config(cg_damping=0.1, fisher_fraction=1.0, max_kl=0.01)
@@ -291,7 +291,7 @@ def test_ranges() -> None:
 
 @pytest.mark.parametrize("algo", ["ppo", "kl-penalty"])
 def test_a_policy_that_leaves_all_bounds_is_put_back(algo: str) -> None:
-    """Of steps so long that the KL overflows nothing stays but the row that says so."""
+    """Steps so long that the KL overflows leave nothing but the row that says so."""
     policy, theta, batch = hand_policy()
     config = Config(algo=algo, policy_stepsize=1e30, policy_batch=8)
     update = make_update(policy, config, Grid(1, 8), 1, 8)

@@ -88,7 +88,7 @@ def test_a_new_run_puts_an_old_file_aside(tmp_path: Path) -> None:
 
 
 def test_a_file_of_an_older_version_keeps_its_columns(tmp_path: Path) -> None:
-    """It had fewer; the rows behind stand under the same names."""
+    """It had fewer columns; the rows added to it keep to the same names."""
     path = tmp_path / "progress.csv"
     path.write_text("iteration,kl,vf_stepsize\n1,0.5,0.25\n", encoding="utf-8")
     ProgressFile(tmp_path, keep=1).add({"iteration": 2, "beta": 3.0, "vf_stepsize": 0.125})

@@ -59,7 +59,7 @@ def test_two_iterations(name: str) -> None:
 
 
 def test_the_readmes_table_is_of_this_package() -> None:
-    """All that it registers, and none of the others of Coady's page."""
+    """All environments that it registers, and none of the others on Coady's page."""
     mine = {name for name, spec in gym.registry.items() if PACKAGE in str(spec.entry_point)}
     assert mine == set(REGISTERED)
     for name in ABSENT:

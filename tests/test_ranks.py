@@ -23,7 +23,7 @@ CARTPOLE = (
 
 
 def exact_parts(folder: Path) -> dict[str, Any]:
-    """What a run leaves behind but for what a clock or the memory decides."""
+    """The results of a run, except those that a clock or the memory decides."""
     with open(folder / "progress.csv", encoding="utf-8", newline="") as file:
         rows = list(csv.DictReader(file))
     exact = [n for n in rows[0] if not n.endswith(("seconds", "per_second", "mb"))]
@@ -37,7 +37,7 @@ def exact_parts(folder: Path) -> dict[str, Any]:
 
 
 def compare(arguments: str, counts: list[int], tmp_path: Path, python: Run, mpirun: Run) -> None:
-    """Hold runs on several numbers of ranks against the run of one process, without mpirun."""
+    """Compare runs on several numbers of ranks with the run of one process, without mpirun."""
     command = ["-m", MODULE, *arguments.split(), "--outdir"]
     result = python(*command, tmp_path / "0")
     assert result.returncode == 0, result.stderr
@@ -50,7 +50,7 @@ def compare(arguments: str, counts: list[int], tmp_path: Path, python: Run, mpir
     for n in counts:
         result = mpirun(n, *command, tmp_path / str(n), timeout=600)
         assert result.returncode == 0, result.stderr
-        # A deprecated environment is said to be so once; nothing else goes there.
+        # The warning of a deprecated environment is shown once; nothing else goes there.
         said = r"warning: The environment [^\n]* is out of date[^\n]*\n"
         assert re.fullmatch(said if "-v4" in arguments else "", result.stderr)
         given = exact_parts(tmp_path / str(n))
@@ -110,9 +110,9 @@ def test_every_policy_and_step_has_the_same_bits_on_1_and_more_ranks(
     ids=["Hopper", "CartPole", "Humanoid"],
 )
 def test_same_bits_on_16_ranks(arguments: str, tmp_path: Path, python: Run, mpirun: Run) -> None:
-    """One environment a rank, an uneven deal, and 17 actions, no multiple of a SIMD width.
+    """One environment per rank, an uneven deal, and 17 actions, no multiple of a SIMD width.
 
-    Few critic steps: ranks that wait keep the cores from those that work.
+    Few critic steps: ranks that wait occupy cores that others need.
     """
     compare(arguments, [16], tmp_path, python, mpirun)
 

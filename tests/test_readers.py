@@ -1,4 +1,4 @@
-"""Files of a run that was killed and resumed, read by the programs that they are written for."""
+"""Files of a run that was killed and resumed, as read by the programs they are written for."""
 
 import csv
 import importlib.util

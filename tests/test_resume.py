@@ -62,7 +62,7 @@ def ranks_of(job: subprocess.Popen[str]) -> list[int]:
 
 @pytest.fixture(scope="module")
 def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The run that the others are held against."""
+    """The run with which the others are compared."""
     folder = tmp_path_factory.mktemp("undisturbed")
     command = [sys.executable, "-m", MODULE, *PENDULUM, "--outdir", "run"]
     subprocess.run(command, cwd=folder, env=environment(), check=True, stdout=subprocess.DEVNULL)
@@ -162,7 +162,7 @@ def test_killed_ranks_end_the_job_and_it_resumes(
 
 
 def test_a_second_ctrl_c_ends_at_once(tmp_path: Path) -> None:
-    """In an iteration that would take a minute; the checkpoint of the one before stays."""
+    """In an iteration that would take a minute; the previous one's checkpoint stays."""
     command = [sys.executable, "-m", MODULE, "--env", "Pendulum-v1", "--outdir", "run"]
     command += ["--timesteps-per-batch", "20480", "--vf-iters", "1", "--checkpoint-every", "1"]
     with started(command, tmp_path) as job:
@@ -179,7 +179,7 @@ def test_a_second_ctrl_c_ends_at_once(tmp_path: Path) -> None:
 
 @pytest.mark.long
 def test_a_time_limit_stops_in_time(tmp_path: Path, python: Run, undisturbed: Path) -> None:
-    """Each start does one iteration at least: it can't be restarted for ever."""
+    """Each start does at least one iteration, so that restarts can't go on for ever."""
     command = ["-m", MODULE, *PENDULUM, "--outdir", "run", "--resume", "auto"]
     for start in (1, 2):
         result = python(*command, "--max-hours", 1 / 3600)
@@ -194,7 +194,7 @@ def test_a_time_limit_stops_in_time(tmp_path: Path, python: Run, undisturbed: Pa
 
 @pytest.mark.long
 def test_damaged_checkpoints(tmp_path: Path, python: Run, undisturbed: Path) -> None:
-    """The newest is stepped over; where none is whole the run begins anew, its rows put aside."""
+    """A damaged newest one is skipped; if none is whole the run starts anew, its rows set aside."""
     command = ["-m", MODULE, *PENDULUM, "--outdir", "run", "--checkpoint-every", "2"]
     assert python(*command, "--max-iterations", 6).returncode == 0
     folder = tmp_path / "run" / "checkpoints"
@@ -289,7 +289,7 @@ def test_an_environment_that_hangs_ends_the_job(tmp_path: Path, mpirun: Run) -> 
 
 @pytest.mark.long
 def test_an_environment_that_hangs_in_c_code_ends_the_job(tmp_path: Path, mpirun: Run) -> None:
-    """Where no other thread of Python gets to run."""
+    """In code that lets no other Python thread run."""
     result = mpirun(3, *FAULTY, "--env-timeout", "3", **fault("spin", tmp_path))
     seconds = time.time() - float((tmp_path / "time").read_text(encoding="utf-8"))
     assert seconds < 60  # three of them on two cores, and seconds of processor time

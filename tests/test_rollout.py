@@ -18,7 +18,7 @@ from trpo_mpi.state import COLUMN, seed_sequence
 
 
 class Rollout:
-    """A sampler with a policy that acts at random; `make` is one function, or one a column."""
+    """A sampler with a policy that acts at random; `make` is one function, or one per column."""
 
     def __init__(self, make: Any, columns: list[int]) -> None:
         makers = make if isinstance(make, list) else [make] * len(columns)
@@ -82,8 +82,8 @@ def test_terminated_and_truncated_are_kept_apart(counted: tuple[Rollout, list[Ba
 def test_cuts_are_limits_and_batch_ends_with_the_observation_after(
     counted: tuple[Rollout, list[Batch]],
 ) -> None:
-    """The final one of the episode that was cut, never the next one's first; none where a true
-    end came with the limit."""
+    """The final one of the episode that was cut, never the next one's first; none if termination
+    came with the limit."""
     _, batches = counted
     start = 0
     for batch in batches:
@@ -221,7 +221,7 @@ def test_a_nan_names_environment_and_step(
 def test_a_nan_in_a_final_observation_is_seen(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    """Though the next episode's first observation has taken its place."""
+    """Although the next episode's first observation has taken its place."""
     rollout = faulty(monkeypatch, "final", tmp_path)
     monkeypatch.setenv("FAULT_STEP", "7")
     rollout.collect(6)

@@ -1,4 +1,4 @@
-"""The command as a user holds it: without arguments, interrupted, checked, continued."""
+"""The command as a user runs it: without arguments, interrupted, checked, continued."""
 
 import json
 import os
@@ -33,7 +33,7 @@ def start_and_interrupt(command: list[str], folder: Path) -> tuple[int, str, str
 
 
 def test_starts_without_arguments_and_stops_on_ctrl_c(tmp_path: Path) -> None:
-    """Hopper-v4 in a million steps; what is learned by then is kept."""
+    """Hopper-v4 for a million steps; what is learned before Ctrl-C is kept."""
     command = [sys.executable, "-m", MODULE]
     code, out, err = start_and_interrupt(command, tmp_path)
     assert code == 75

@@ -85,7 +85,7 @@ class Job:
         self.wait_until(lambda: self.show("Restarts") == "1")
 
     def wait(self) -> None:
-        """To the end, which is to be a good one."""
+        """Wait for the job's end, which must be COMPLETED."""
         self.wait_until(lambda: self.show("JobState") in ("COMPLETED", "FAILED"), 150)
         assert self.show("JobState") == "COMPLETED", self.text()
 
@@ -113,7 +113,7 @@ def cluster() -> Iterator[None]:
 
 @pytest.fixture(scope="module")
 def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> dict[str, object]:
-    """What a run leaves behind that nothing disturbs."""
+    """The results of an undisturbed run."""
     job = submit(tmp_path_factory.mktemp("undisturbed"))
     job.wait()
     assert job.starts()[0]["hosts"] == ["node1", "node2"]
@@ -122,7 +122,7 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> dict[str, object]:
 
 
 def check(job: Job, undisturbed: dict[str, object]) -> None:
-    """It came back once, went on from a checkpoint, and ended as a run without all that."""
+    """The job came back once, continued from a checkpoint, and ended as an undisturbed run."""
     job.wait()
     assert job.show("Restarts") == "1", job.text()
     assert job.text().count("resumed from") == 1
@@ -221,7 +221,7 @@ def test_one_element_of_an_array_comes_back_alone(tmp_path: Path) -> None:
 
 
 def test_a_sweep(tmp_path: Path) -> None:
-    """Its script, without a look at it: an element that is stopped comes back alone."""
+    """The script that it writes, unedited: an element that is stopped comes back alone."""
     flags = f"--num-timesteps {2048 * 6} --checkpoint-every 2"
     sweep = ["-m", "trpo_mpi.sweep", "--envs", ENV, "--seeds", "0-1", "--outdir", "runs"]
     script = ["--slurm", "array.sh", "--", *flags.split()]

@@ -100,7 +100,7 @@ def test_a_run_elsewhere_is_lost_when_it_is_silent(tmp_path: Path) -> None:
 
 
 def test_runs_of_older_versions(tmp_path: Path) -> None:
-    """Finished where all is done, as nearly as 16 environments allow; else running, or lost."""
+    """Finished if all is done, as nearly as 16 environments allow; else running, or lost."""
     whole = run_directory(tmp_path / "whole", "1,992,1.5,992,5.0\n")
     part = run_directory(tmp_path / "part", "1,100,1.5,100,5.0\n")
     assert (state(whole), state(part)) == (FINISHED, RUNNING)

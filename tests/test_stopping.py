@@ -15,7 +15,7 @@ from trpo_mpi.stopping import SIGNALS, StopRequest, TimeLimit
 
 @pytest.fixture(autouse=True)
 def _as_it_was() -> Iterator[None]:
-    """Give every signal back to whom it belonged."""
+    """Restore every signal's handler."""
     before = {
         number: signal.getsignal(number) for number in (*SIGNALS, signal.SIGINT, signal.SIGHUP)
     }

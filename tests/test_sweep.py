@@ -48,7 +48,7 @@ def test_every_seed_comes_with_all_that_it_is_compared_with() -> None:
 
 
 def test_settings_of_every_kind() -> None:
-    """A number below 0, several words, yes or no, text; and flags of all."""
+    """A number below 0, several words, yes or no, text; and flags for all runs."""
     line = (
         '--envs slow_envs:SlowCartPole-v0 --vary net-arch "64 64" 32 --vary normalize_returns '
         "False --vary init-logstd -0.5 --vary policy MlpLstmPolicy -- --recipe chainerrl --lam=.9"
@@ -148,7 +148,7 @@ def run_directory(path: Path, returns: list[Any], evaluations: str = "") -> None
 
 
 def test_the_table_by_hand(tmp_path: Path) -> None:
-    """Over the finished seeds; an evaluation counts where all of them have it, the last one."""
+    """Over the finished seeds; the last evaluation in a mode counts if all of them have one."""
     runs = planned("--envs CartPole-v1 Acrobot-v1 --seeds 0-2 --vary lam 0.9", tmp_path)
     for run, value in zip(runs[::2], (1.0, 4.0, 100.0), strict=True):
         later = f"2,2,deterministic,5,{10 * value},0\n"
@@ -253,7 +253,7 @@ def test_the_table_is_that_of_the_files(swept: tuple[Path, Result]) -> None:
 
 
 def test_again_it_does_what_is_missing(swept: tuple[Path, Result], tmp_path: Path) -> None:
-    """And nothing of it by --jobs 0."""
+    """And with --jobs 0 it does none of it."""
     shutil.copytree(swept[0] / "runs", tmp_path / "runs")
     (tmp_path / "runs/CartPole-v1-s0").unlink()
     shown = call(tmp_path, THREE.replace("--jobs 2", "--jobs 0"))
@@ -267,7 +267,7 @@ def test_again_it_does_what_is_missing(swept: tuple[Path, Result], tmp_path: Pat
 
 
 def test_what_is_finished(swept: tuple[Path, Result]) -> None:
-    """The run's own limits decide, those of this command."""
+    """The limits of this command decide, not those that the run was started with."""
     folder = swept[0] / "runs"
     for flags, finished in (
         (TINY, True),
@@ -302,7 +302,7 @@ SLOW = (
 
 
 def wait_for_rows(folder: Path, runs: int) -> None:
-    """Until so many runs have done an iteration."""
+    """Wait until a number of runs have done an iteration."""
     end = time.monotonic() + 600
     while True:
         files = list(folder.glob("runs/*/progress.csv"))

@@ -229,7 +229,7 @@ def test_schedules_decay_linearly_to_their_share(
 
 
 def test_each_column_has_a_stream_of_its_own(recorded: Recorded) -> None:
-    """That of its global index, for the environment; noise has another."""
+    """The stream of its global index, for the environment; noise has another."""
     for column, env in enumerate(recorded.trainer._sampler._envs.envs):
         seed = seed_sequence(0, COLUMN, column).spawn(2)[0].generate_state(1)[0]
         expected = np.random.Generator(np.random.PCG64(np.random.SeedSequence(int(seed))))
@@ -257,7 +257,7 @@ def test_parameters_are_rank_0s_after_every_iteration(monkeypatch: pytest.Monkey
 
 
 def test_drift_names_the_ranks_that_differ() -> None:
-    """The columns' fingerprints, of which the common one is taken for right."""
+    """By the columns' fingerprints; the most common one is taken as right."""
     trainer = toy_trainer(Noisy, num_envs=6, timesteps_per_batch=6)
     from trpo_mpi.parallel.communicator import Communicator
 

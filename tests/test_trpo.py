@@ -338,7 +338,7 @@ def test_step_improves_inside_the_trust_region(space: gym.Space[Any], max_kl: fl
     ids=str,
 )
 def test_masked_steps_contribute_nothing(space: gym.Space[Any], kind: str) -> None:
-    """Whatever stands in them: all bits of the step are the same."""
+    """Whatever they hold, all bits of the step are the same."""
     policy, theta = make_policy(space, kind)
     batch = make_batch(policy, 5)
     expected, statistics = take_step(policy, theta, batch)

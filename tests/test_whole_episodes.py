@@ -36,7 +36,7 @@ class Uneven(Counter):
 
 
 def collected(firsts: list[int], columns: list[int], episodes: list[int]) -> list[Batch]:
-    """Batches of so many episodes each, of environments with these first episodes."""
+    """Batches of the given numbers of episodes, of environments with these first episodes."""
     makers = [partial(Uneven, first) for first in firsts]
     rollout = Rollout(makers, columns)
     return [

@@ -11,7 +11,7 @@ from trpo_mpi.policies.policy import Architecture, Policy, ValueNetwork
 
 
 def flat_box(size: int) -> gym.spaces.Box:
-    """Observations of so many numbers."""
+    """Observations of `size` numbers."""
     return gym.spaces.Box(-np.inf, np.inf, (size,))
 
 

@@ -10,7 +10,7 @@ Rows = dict[str, Any]
 
 
 def row(i: int, algo: str = "trpo") -> Rows:
-    """That of iteration `i` of `N`: 0.5 s between two, 0.4 s of them in the trainer."""
+    """The row of iteration `i` of `N`: 0.5 s between two, 0.4 s of them in the trainer."""
     learnt: Rows = {
         "kl": 0.0093,
         "entropy": 4.25,

@@ -1,7 +1,7 @@
 """TRPO for Gymnasium environments, data-parallel over MPI ranks.
 
-Importing the package loads neither TensorFlow nor MPI; the commands do, once
-their flags are known to be right, and `TRPO.learn`::
+Importing the package loads neither TensorFlow nor MPI; the commands load them once their flags are
+validated, and so does `TRPO.learn`::
 
     python -m trpo_mpi.run_mujoco --env Hopper-v4
     mpirun -np 16 python -m trpo_mpi.run_mujoco --env Hopper-v4
@@ -43,7 +43,7 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    """The classes a user holds, imported when first asked for: `--help` must not wait for them."""
+    """Import a public class or function on first use: `--help` must not wait for it."""
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     from trpo_mpi.parallel import startup

@@ -1,9 +1,9 @@
-"""Settings that follow the returns, by the rule of kvfrans' parallel-trpo (2016).
+"""Adapts the trust region and the batch to the returns, by kvfrans' rule (parallel-trpo, 2016).
 
-Every `EVERY` iterations in which episodes have ended, the sum of their mean returns is compared
-with that of those before. Where it has not fallen, the batch gets smaller and the trust region
-wider; where it has, the other way round. The original tests its bounds before a step, and so leaves
-them by one; here they hold.
+After every `EVERY` iterations in which episodes have ended, the sum of their mean returns is
+compared with the previous sum. If it has not fallen, the batch shrinks and the trust region widens;
+if it has, the reverse. The original tests its bounds before a step, and so exceeds them by one
+step; here they hold.
 """
 
 from typing import Any
@@ -21,8 +21,8 @@ class Adaptation:
     """The trust region and the batch of the next iteration.
 
     Args:
-        config: with the first of them, and `adapt`, which says what is adapted.
-        grid: the batch at first.
+        config: `max_kl` to begin with, and `adapt`, which says what is adapted.
+        grid: the first batch.
     """
 
     def __init__(self, config: Config, grid: Grid) -> None:
@@ -36,11 +36,11 @@ class Adaptation:
 
     @property
     def horizon(self) -> int:
-        """Time steps of each environment."""
+        """Time steps of each environment in the next batch."""
         return max(1, round(self._timesteps / self._envs))
 
     def follow(self, mean_return: float) -> None:
-        """Take in an iteration's mean episode return."""
+        """Record an iteration's mean episode return, and adapt after every `EVERY` of them."""
         self._returns.append(mean_return)
         if len(self._returns) < EVERY:
             return
@@ -55,7 +55,7 @@ class Adaptation:
             )
 
     def tree(self) -> dict[str, Any]:
-        """Its state, as plain data."""
+        """The state, as plain data."""
         return {
             "returns": list(self._returns),
             "last": self._last,
@@ -64,7 +64,7 @@ class Adaptation:
         }
 
     def resume(self, tree: dict[str, Any]) -> None:
-        """Go on from there."""
+        """Continue from the state that `tree` returned."""
         self._returns, self._last = list(tree["returns"]), tree["last"]
         if self._kl:
             self.max_kl = tree["max_kl"]

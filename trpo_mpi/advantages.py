@@ -12,18 +12,18 @@ def gae(
     gamma: float,
     lam: float,
 ) -> np.ndarray:
-    """GAE(gamma, lambda), Schulman et al. 2016, eq. 16, one episode after another.
+    """GAE(gamma, lambda), Schulman et al. 2016, eq. 16, of each episode on its own.
 
     delta_t = r_t + gamma * (1 - terminated_t) * V(s_t+1) - V(s_t)
     A_t = delta_t + gamma * lambda * (1 - ended_t) * A_t+1
 
-    A time limit or the end of the batch cuts the recursion but keeps V(s_t+1); a true end
+    A time limit or the end of the batch cuts the recursion but keeps V(s_t+1); a termination
     cuts both.
 
     Args:
         rewards, values: (E, T) float64; values are V(s_t).
-        next_values: (E, T) V of the observation that followed step t: of the final one where an
-            episode ended, never of the next episode's first.
+        next_values: (E, T) V of the observation after step t: where an episode ended, of its final
+            observation, never of the next episode's first.
         terminated, ended: (E, T) bool; ended is terminated or truncated.
 
     Returns (E, T) float64.
@@ -43,10 +43,10 @@ def discounted_returns(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Discounted sum of each episode's rewards *so far*: R_t = gamma * R_t-1 + r_t.
 
-    Its deviation is the scale that rewards are divided by (Engstrom et al. 2020, `Implementation
-    matters`, section 2). `start` (E,) is R at the end of the batch before.
+    Rewards are divided by the standard deviation of R (Engstrom et al. 2020, `Implementation
+    matters`, section 2). `start` (E,) is R at the end of the previous batch.
 
-    Returns R (E, T), and R to start the next batch with (E,).
+    Returns R (E, T), and the `start` of the next batch (E,).
     """
     returns = np.empty_like(rewards)
     running = start

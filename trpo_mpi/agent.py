@@ -4,8 +4,8 @@
     model = TRPO("MlpPolicy", "CartPole-v1").learn(25000)
     action, _ = model.predict(observation)
 
-`learn` is the commands' trainer; a script that calls it runs under `mpirun` unchanged. To act, load
-and save takes no MPI, and no TensorFlow but for convolutions and networks of one's own.
+`learn` runs the commands' trainer; a script that calls it runs under `mpirun` unchanged. Acting,
+loading and saving need no MPI, and TensorFlow only for convolutions and user-defined networks.
 """
 
 from __future__ import annotations
@@ -64,18 +64,18 @@ STABLE_BASELINES: dict[str, Any] = {
     "normalize_observations": False,
     "normalize_returns": False,
 }
-"""Where Stable-Baselines' TRPO differs from the commands' defaults, beside the arguments below."""
+"""How Stable-Baselines' TRPO differs from the commands' defaults, besides the arguments below."""
 
 SETTINGS = {field.name for field in dataclasses.fields(Config)} - set(
     "env time_feature num_timesteps recipe outdir resume allow_changes load which checkpoint_every "
     "max_hours env_timeout render check eval_episodes eval_every eval_deterministic "
     "video_every tensorboard".split()
 )
-"""Fields of `Config` that are arguments here; the others are the commands' alone."""
+"""Fields of `Config` that are arguments here; the others apply only to the commands."""
 
 
 CODE = "network.pkl"
-"""The member of a model file that has the code of a network of the user's own."""
+"""The member of a model file that holds the code of a user-defined network."""
 
 
 class TRPO:
@@ -83,19 +83,19 @@ class TRPO:
 
     Args:
         policy: the kind of policy, by name or class; see `trpo_mpi.policies.policy`.
-        env: what to train on. An id or a function that gives an environment: environments are made
-            and dealt out over the ranks, and their number changes nothing. An environment or a
-            vector environment: it is this rank's own. None until `set_env`.
+        env: what to train on. An id or a function that returns an environment: environments are
+            made and dealt out to the ranks, whose number does not change the result. An
+            environment or a vector environment: it is this rank's own. None until `set_env`.
         gamma, timesteps_per_batch, max_kl, cg_iters, lam, entcoeff, cg_damping, vf_stepsize,
-            vf_iters: as the fields of those names in `Config`, counted over all ranks.
+            vf_iters: as the `Config` fields of the same names; counts are over all ranks.
         verbose: 0 prints nothing, 1 progress, 2 TensorFlow's log as well.
-        tensorboard_log: a directory; `learn` writes into the first of TRPO_1, TRPO_2, ... in it
-            that is free, for TensorBoard.
-        more: other fields of `Config`, those in `SETTINGS`: `seed`, `num_envs`, `net_arch`, ...;
+        tensorboard_log: a directory; `learn` writes TensorBoard's event file into the first of
+            TRPO_1, TRPO_2, ... in it that does not exist yet.
+        more: the other fields of `Config` in `SETTINGS`: `seed`, `num_envs`, `net_arch`, ...;
             `network` may be a function or a Keras model, see `trpo_mpi.policies.own`.
 
     Raises `ValueError` for a value out of range and for spaces that can't be trained on, and
-    `TypeError` for an argument that there is not.
+    `TypeError` for an unknown argument.
     """
 
     def __init__(
@@ -143,11 +143,11 @@ class TRPO:
             self.set_env(env)
 
     def get_env(self) -> Env | None:
-        """What it trains on, as it was given."""
+        """The environment to train on, as it was given."""
         return self.env
 
     def set_env(self, env: Env) -> None:
-        """Train on this from now on. Raises `ValueError` if its spaces are others than before."""
+        """Train on `env` from now on. Raises `ValueError` if its spaces are not the model's."""
         spaces = given.spaces_of(env)
         spaces.check()
         if self._model is None:
@@ -168,13 +168,13 @@ class TRPO:
         seed: int | None = None,
         log_interval: int = 100,
     ) -> TRPO:
-        """Train for so many further time steps, counted over all ranks; call it on all of them.
+        """Train for `total_timesteps` more, counted over all ranks; all ranks must call it.
 
         Args:
-            total_timesteps: further steps; a second call goes on where the first has ended.
-            callback: called with `locals()` and `globals()` in each iteration; if it returns False,
-                on all ranks or on one alone, this iteration is the last of the call.
-            seed: of all that is random in the run; before its first iteration only.
+            total_timesteps: further time steps; a second call continues where the first ended.
+            callback: called with `locals()` and `globals()` in each iteration; if it returns False
+                on any rank, this iteration is the last of the call.
+            seed: of everything random in the run; only before its first iteration.
             log_interval: iterations between the lines that `verbose` prints.
 
         Returns this model.
@@ -203,7 +203,7 @@ class TRPO:
         asked_for = Wish.NOTHING
         try:
             while asked_for != Wish.STOP and trainer.finished() is None:
-                # Less itself: it would hold every iteration that was.
+                # Without `scope` itself, which would keep every earlier iteration alive.
                 scope = {name: x for name, x in locals().items() if name != "scope"}
                 row, _, asked_for = trainer.iterate(wish)
                 self._forget(trainer)
@@ -222,7 +222,7 @@ class TRPO:
         return self
 
     def _event_file(self, log: Path, trainer: Trainer) -> EventFile:
-        """That of this model, in a directory of its own."""
+        """A new event file for this model, in a directory of its own."""
         free = (log / f"{type(self).__name__}_{n}" for n in itertools.count(1))
         directory = next(path for path in free if not path.exists())
         settings = {key: getattr(trainer.config, key) for key in sorted(SETTINGS | {"env"})}
@@ -234,16 +234,16 @@ class TRPO:
         config = replace(self.config, seed=int(seed))
         config.validate()
         self.config, self._trainer = config, None
-        if self._model is not None and not self._model.iteration:  # not one of a command
+        if self._model is not None and not self._model.iteration:  # not trained by a command
             self._model = initial_model(config, self._model.spaces)
 
     def restart_episodes(self) -> None:
-        """Have training start new episodes: someone else has stepped its environments."""
+        """Have training start new episodes, since something else has stepped its environments."""
         if self._trainer is not None:
             self._trainer.restart_episodes()
 
     def _forget(self, trainer: Trainer | None = None) -> None:
-        """Take the trainer's parameters, and drop what was made of older ones."""
+        """Take the trainer's parameters, and drop what was made from older ones."""
         if trainer is not None:
             self._model, self._state = trainer.model(), trainer.state()
         self._actor: Actor | None = None
@@ -279,13 +279,13 @@ class TRPO:
 
         Args:
             observation: one, or a batch of n.
-            state: what the last call for these environments gave; None at the start of episodes,
-                and of a policy that is not recurrent always.
-            mask: whether an episode has ended since that call: a bool, or (n,); None is no.
+            state: the state that the last call for these environments returned; None at the start
+                of episodes, and always for a policy that is not recurrent.
+            mask: whether an episode has ended since that call: a bool, or (n,); None means no.
             deterministic: take the most probable action instead of a sample.
 
-        Raises `ValueError` for an observation that has not the space's shape, and for a state
-        that is not of this policy and this number of environments.
+        Raises `ValueError` for an observation of another shape than the space's, and for a state
+        that does not fit this policy and the number of environments.
         """
         rows, one = self._rows(observation)
         actions, after = self.act(rows, self._carried(state, mask, len(rows)), deterministic)
@@ -294,7 +294,7 @@ class TRPO:
     def act(
         self, rows: np.ndarray, state: np.ndarray, deterministic: bool
     ) -> tuple[np.ndarray, np.ndarray]:
-        """Actions of the environment for normalised flat observations, (n, D); and the states."""
+        """Environment actions for normalised flat observations (n, D), and the states after."""
         actor = self.actor
         if deterministic:
             actions, state = actor.mode(rows, state)
@@ -304,7 +304,7 @@ class TRPO:
         return actor.distribution.to_environment(actions), state
 
     def _carried(self, state: Any, mask: Any, rows: int) -> np.ndarray:
-        """What the policy carries before these rows: (n, S)."""
+        """The policy's state before these rows: (n, S)."""
         start = self.actor.begin(rows)
         if state is None or not start.size:
             return start
@@ -324,7 +324,7 @@ class TRPO:
         Args:
             observation: one, or a batch of n.
             state, mask: as for `predict`.
-            actions: as many actions of the action space, or None.
+            actions: one action of the action space per observation, or None.
 
         Returns, without `actions`: for Discrete the probability of each choice; for MultiDiscrete
         a list of these; for MultiBinary the probability of each bit; for Box means and standard
@@ -368,12 +368,12 @@ class TRPO:
 
     @property
     def normalizer(self) -> ObservationNormalizer:
-        """What makes flat observations what the policy takes."""
+        """Turns flat observations into the policy's inputs."""
         return self._whole().normalizer
 
     @property
     def actor(self) -> Actor:
-        """The policy as it is now, to act with."""
+        """The current policy, for acting."""
         if self._actor is None:
             if self._whole().architecture.needs_tensorflow:
                 self._start_tensorflow()
@@ -394,21 +394,21 @@ class TRPO:
         return model.normalizer(rows), one
 
     def save(self, path: str | Path, include_code: bool = False) -> None:
-        """Write the model to one file, whole or not at all. `.zip` is added.
+        """Write the model to one file, whole or not at all; adds `.zip` if missing.
 
-        JSON and plain arrays; with the normaliser, Adam's moments and the counters. Under MPI call
-        it on all ranks: rank 0 writes, and on each the file is there when this returns.
+        JSON and plain arrays, the normaliser, Adam's moments and the counters included. Under MPI
+        call it on all ranks: rank 0 writes, and on each the file is there when this returns.
 
         Args:
             path: the file.
-            include_code: write the code of a `network` of one's own too, by cloudpickle. Only
+            include_code: also write the code of a user-defined `network`, by cloudpickle. Only
                 `load(..., allow_code=True)` runs it.
         """
         model = self._whole()
         path = Path(path)
         if path.suffix != ".zip":
             path = path.with_name(path.name + ".zip")
-        # Nothing of the clock: the same training gives the same bytes.
+        # No wall-clock time: the same training writes the same bytes.
         state = self._state and self._state | {"seconds": 0.0}
         members = checkpoint.members(self.config, model, None, state or {}, [])
         if include_code and self.config.network is not None:
@@ -427,17 +427,17 @@ class TRPO:
     def load(
         cls, path: str | Path, env: Env | None = None, allow_code: bool = False, **kwargs: Any
     ) -> TRPO:
-        """A model that `save` or a command has written; `.zip` may be left out.
+        """Load a model that `save` or a command has written; `.zip` may be left out.
 
         Args:
             path: the file.
-            env: what to go on training on.
-            allow_code: run the code that the file has of a network of the user's own, if any. Code
+            env: the environment to continue training on.
+            allow_code: run the code of a user-defined network that the file holds, if any. Code
                 can do anything: only for files that you trust.
-            kwargs: settings that are to differ, as in the constructor.
+            kwargs: settings to override, as in the constructor.
 
-        Raises `ValueError`, naming the file, if it is missing, damaged or of a newer format, or if
-        the environment's spaces are others.
+        Raises `ValueError` if the environment's spaces are not the model's, and, naming the file,
+        if that is missing, damaged or of a newer format.
         """
         path = Path(path)
         if not path.exists() and path.suffix != ".zip":
@@ -464,10 +464,10 @@ class PPO(TRPO):
     """Proximal policy optimisation (Schulman et al. 2017) under the same trainer.
 
     Args:
-        policy, env, verbose, more: as of `TRPO`, with `tensorboard_log` among the latter.
+        policy, env, verbose, more: as in `TRPO`; `tensorboard_log` is one of `more`.
         gamma, timesteps_per_batch, lam, entcoeff, clip_range, policy_iters, policy_batch,
-            policy_stepsize, vf_stepsize, vf_iters, vf_batch: as the fields of those names in
-            `Config`, counted over all ranks; the defaults are Stable-Baselines3's.
+            policy_stepsize, vf_stepsize, vf_iters, vf_batch: as the `Config` fields of the same
+            names; counts are over all ranks, and the defaults are Stable-Baselines3's.
     """
 
     def __init__(
@@ -495,14 +495,14 @@ class PPO(TRPO):
 
 
 def _plain(value: Any) -> Any:
-    """A setting as `Config` has it: no list, and none of NumPy's numbers, which are no JSON."""
+    """A setting as `Config` holds it: no lists, and no NumPy numbers, which JSON can't hold."""
     if isinstance(value, list | tuple):
         return tuple(_plain(x) for x in value)
     return value.item() if isinstance(value, np.generic) else value
 
 
 def _read(path: Path) -> tuple[Model, Config, dict[str, Any] | None]:
-    """Model, settings and state of a file; of a command's `model.zip` it is the model alone."""
+    """Model, settings and state of a file; a command's `model.zip` has no state."""
     with archive.model_file_errors(str(path), f"there is no {path}"):
         with zipfile.ZipFile(path) as file:
             if "settings.json" not in file.namelist():
@@ -519,7 +519,7 @@ def _read(path: Path) -> tuple[Model, Config, dict[str, Any] | None]:
 
 
 def _network(path: Path, name: str, given: Any, allow_code: bool) -> str:
-    """The name of a file's own network, once it is known here."""
+    """The name of a file's user-defined network, after making sure that it can be found."""
     if isinstance(given, str):
         return given
     if given is not None:
@@ -541,7 +541,7 @@ def evaluate_policy(
 ) -> tuple[float, float]:
     """Mean and standard deviation of the returns of `n_eval_episodes` episodes.
 
-    Several environments play equal shares: to take the first that end would favour short episodes.
+    Several environments play a share each: taking the first to end would favour short episodes.
     After an evaluation in the environment that the model trains in, training starts new episodes
     there.
     """
@@ -558,7 +558,7 @@ def evaluate_policy(
         running[info.get("reset", [])] = 0.0
         state[info.get("reset", [])] = 0.0
         for i in info.get("final_obs", {}):
-            # A life of an Atari game, which ends no game, counts as none.
+            # A life that does not end an Atari game does not count as an episode.
             game = info.get("games", {}).get(i, (running[i], 0))
             if game is not None and len(returns[i]) < share[i]:
                 returns[i].append(float(game[0]))
@@ -600,5 +600,5 @@ def _tensorflow(gpu: str, local_rank: int, verbose: int) -> None:
 
     try:
         tensorflow_setup.set_up(gpu, local_rank)
-    except RuntimeError:  # it has been used before: its threads and devices can't be changed
+    except RuntimeError:  # already in use: its threads and devices can't be changed
         print("note: TensorFlow was in use; its threads stay as they are", file=sys.stderr)

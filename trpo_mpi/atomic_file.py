@@ -24,13 +24,13 @@ def whole_file(path: Path) -> Iterator[IO[bytes]]:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write a whole file of text, in UTF-8."""
+    """Write a text file, in UTF-8, whole or not at all."""
     with whole_file(path) as file:
         file.write(text.encode())
 
 
 def _sync_directory(path: Path) -> None:
-    """Make a new name survive a loss of power, if the file system can."""
+    """Make a new file name survive a power failure, if the file system can."""
     try:
         descriptor = os.open(path, os.O_RDONLY)
     except OSError:

@@ -1,4 +1,4 @@
-"""Turns a command's arguments into its settings, or into one line of refusal."""
+"""Turns a command's arguments into its settings, or refuses them in one line."""
 
 import contextlib
 import dataclasses
@@ -28,9 +28,9 @@ def parse(
 ) -> Settings:
     """Settings from the command line, for `python -m trpo_mpi.<module>`.
 
-    What it does not say is as in `default`, or as the fields of `settings` have it.
-    `--help` and `--recipe` alone are answered once, whatever the number of ranks, and exit with
-    code 0. Raises `UsageError` with tyro's message put into one line.
+    Settings not given are those of `default`, or the defaults of the fields of `settings`.
+    `--help`, and `--recipe` without a value, print once whatever the number of ranks and exit with
+    code 0. Raises `UsageError` with tyro's message on one line.
     """
     base = tyro.MISSING_NONPROP if default is None else default
     arguments = sys.argv[1:] if arguments is None else arguments
@@ -58,9 +58,9 @@ def parse(
 
 
 def training_settings(module: str, arguments: list[str] | None = None) -> Config:
-    """Settings of a training command, those of its recipe filled in; `UsageError` if one is wrong.
+    """Settings of a training command, with its recipe's filled in; `UsageError` if one is wrong.
 
-    The arguments are those of this process unless others are given.
+    `arguments` are by default those of this process.
     """
     kind = CONFIGS[module]
     config = parse(kind, module, arguments)
@@ -71,7 +71,7 @@ def training_settings(module: str, arguments: list[str] | None = None) -> Config
 
 
 def _alone(name: str, arguments: list[str]) -> bool:
-    """Whether a flag stands there without a value."""
+    """Whether a flag is given without a value."""
     behind = arguments[arguments.index(name) + 1 :] if name in arguments else ["a value"]
     return not behind or behind[0].startswith("--")
 
@@ -79,7 +79,7 @@ def _alone(name: str, arguments: list[str]) -> bool:
 def _one_line(panel: str) -> str:
     """The first part of the framed panel that tyro prints, without its title and frame.
 
-    The frame is of box-drawing characters or, where the terminal has none, of dashes.
+    The frame is drawn with box-drawing characters, or with dashes if the terminal has none.
     """
     lines = [line.strip("│╭╰╮╯─ ") for line in panel.splitlines()[1:]]
     text = ""

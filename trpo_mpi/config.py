@@ -61,7 +61,7 @@ Recipes = Literal[
 
 @dataclass(frozen=True)
 class Config:
-    """Train a policy by TRPO or by what --algo names. Under mpirun or srun, on all ranks together.
+    """Train a policy by TRPO or another --algo. Under mpirun or srun, on all ranks together.
 
     The number of ranks changes the speed and nothing else: `--num-envs` and
     `--timesteps-per-batch` are totals over all ranks.
@@ -236,7 +236,7 @@ class Config:
     """Print ranks, batch and speed, and exit: a dry run of a batch script."""
 
     command: ClassVar[str] = "run_mujoco"
-    """The module that these are the settings of."""
+    """The command, by its module's name, that these settings belong to."""
     batch_default: ClassVar[int] = 2048
     """Approximate time steps of a batch whose size is not given."""
 
@@ -252,12 +252,12 @@ class Config:
 
     @property
     def adapts_batch(self) -> bool:
-        """Whether the batch does."""
+        """Whether the batch follows the returns."""
         return self.adapt in ("batch", "both")
 
     @property
     def fixed_batch(self) -> bool:
-        """Whether all batches have as many time steps, but for the last."""
+        """Whether all batches but the last have the same number of time steps."""
         return not self.adapts_batch and self.episodes_per_batch is None
 
     def validate(self) -> None:
@@ -379,13 +379,13 @@ NOT_THE_RESULT = frozenset(
 OF_ONE_START = NOT_THE_RESULT - set(
     "num_timesteps eval_episodes eval_every eval_deterministic video_every tensorboard".split()
 )
-"""Those of them that a resumed run does not inherit."""
+"""Settings that a resumed run does not inherit."""
 
 
 def check_ranges(settings: Any) -> None:
     """Check every field of a dataclass of settings against the `Range` in its type.
 
-    Raises `UsageError` for the first that is outside.
+    Raises `UsageError` for the first that is outside it.
     """
     hints = typing.get_type_hints(type(settings), include_extras=True)
     for field in dataclasses.fields(settings):

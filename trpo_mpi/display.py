@@ -1,4 +1,4 @@
-"""What rank 0 says on the terminal or in a batch log."""
+"""What rank 0 prints on the terminal or in a batch log."""
 
 import sys
 from collections import Counter, deque
@@ -22,7 +22,7 @@ HEADER = (
 )
 HEADER_EVERY = 50
 LATEST = 50
-"""Iterations whose speed the time left is taken from."""
+"""Iterations from whose speed the time left is estimated."""
 
 
 def banner(config: Config, grid: Grid, machine: dict[str, Any]) -> str:
@@ -65,7 +65,7 @@ def _size(grid: Grid) -> str:
 def resume_notes(
     config: Config, found: Checkpoint | None, fault: str | None, begun: int
 ) -> Iterator[str]:
-    """What there is to say of a run that is resumed, or will be."""
+    """Notes on a run that is resumed, or may be resumed later."""
     if fault is not None:
         yield (
             f"note: the state of {config.env} can't be saved ({fault}): after a resume its "
@@ -86,7 +86,7 @@ def resume_notes(
 
 
 def evaluation_line(timesteps: int, summary: Summary, mode: str) -> str:
-    """What an evaluation during training has shown."""
+    """One line on an evaluation during training."""
     error = "" if summary.return_std_error is None else f" +- {summary.return_std_error:.1f}"
     episodes = f"{summary.episodes} episode{'s' if summary.episodes > 1 else ''}"
     return (
@@ -96,11 +96,11 @@ def evaluation_line(timesteps: int, summary: Summary, mode: str) -> str:
 
 
 class Display:
-    """A view that is drawn in place on a terminal, a line an iteration in a log.
+    """Shows a run: a view drawn in place on a terminal, or one line per iteration in a log.
 
     Args:
         num_timesteps: the length of the run.
-        done: how many of these are over.
+        done: time steps already taken.
     """
 
     def __init__(self, num_timesteps: int, done: int = 0) -> None:
@@ -110,7 +110,7 @@ class Display:
         self._view = _view(num_timesteps, done)
 
     def show(self, row: dict[str, Any], line: bool = True) -> None:
-        """One iteration; without `line` a log does without it."""
+        """Show one iteration; a log leaves it out unless `line`."""
         left = self._left(row)
         if self._view is not None:
             self._view.show(row, left)
@@ -129,18 +129,18 @@ class Display:
             stopping.to_stderr(text)
 
     def saved(self, iteration: int) -> None:
-        """A checkpoint of this iteration has been written."""
+        """Show that a checkpoint of this iteration has been written."""
         if self._view is not None:
             self._view.saved(iteration)
 
     def close(self) -> None:
-        """Leave the terminal to others."""
+        """Release the terminal."""
         if self._view is not None:
             self._view.close()
             self._view = None
 
     def _left(self, row: dict[str, Any]) -> float | None:
-        """Seconds to the end, at the speed of the latest iterations and what lies between them."""
+        """Seconds to the end, at the speed of the latest iterations and the pauses between them."""
         now = row["timesteps"], row["seconds"]
         self._passed.append(now)
         steps, seconds = (b - a for a, b in zip(self._passed[0], now, strict=True))
@@ -165,12 +165,12 @@ class Display:
 
 
 def _view(num_timesteps: int, done: int) -> "TerminalView | None":
-    """The view, where standard output is a terminal that can show it."""
+    """The view, if standard output is a terminal that can show it."""
     launcher, size, _ = startup.launched()
-    # Open MPI gives its ranks a terminal of its own, whatever its own output goes to.
+    # Open MPI gives its ranks a terminal of its own, wherever its output goes.
     if not sys.stdout.isatty() or size > 1 or "Open MPI" in launcher:
         return None
-    from rich.console import Console  # rich takes time to load, and logs do without it
+    from rich.console import Console  # rich takes time to load, and logs do not need it
 
     from trpo_mpi.terminal_view import TerminalView
 

@@ -17,7 +17,7 @@ class DivergedError(FloatingPointError):
 
 
 class EnvironmentFault(Exception):
-    """An environment gave something that can't be trained on, such as a NaN.
+    """An environment returned something that can't be trained on, such as a NaN.
 
     Raised on the one rank that saw it, which ends the job with exit code 1.
     """

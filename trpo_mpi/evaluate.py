@@ -1,11 +1,11 @@
-"""Play episodes with trained policies and say what they return.
+"""Play episodes with trained policies and report their returns.
 
 python -m trpo_mpi.evaluate runs/Hopper-v4-default-s0                   100 episodes, as trained
-python -m trpo_mpi.evaluate runs                                        a row a run
+python -m trpo_mpi.evaluate runs                                        one row per run
 mpirun -np 4 python -m trpo_mpi.evaluate model.zip --deterministic      most probable actions
 
 Episode k draws its start and its noise from streams of its own, so it is the same on any number
-of ranks; ranks share the episodes out.
+of ranks, which share out the episodes.
 """
 
 import csv
@@ -51,8 +51,8 @@ from trpo_mpi.run_directory.reading import read_each, runs_in
 class Evaluation:
     """Play episodes with trained policies. Under mpirun or srun the ranks share them out.
 
-    Prints a row for each, and writes evaluation.csv, one row per episode, and evaluation.json, the
-    summary, into its directory (evaluation-NAME for a model other than a run's latest).
+    Prints one row per policy, and writes evaluation.csv, one row per episode, and evaluation.json,
+    the summary, into its directory (evaluation-NAME for a model other than a run's latest).
     """
 
     runs: Annotated[Positional[tuple[str, ...]], arg(metavar="DIR [DIR ...]")]
@@ -70,14 +70,14 @@ class Evaluation:
 
 
 def main() -> int:
-    """Evaluate as the command line says; gives the exit code."""
+    """Evaluate as the command line says; returns the exit code."""
     settings = parse(Evaluation, "evaluate")
     check_ranges(settings)
     comm = startup.connect()
     loaded = comm.on_root(lambda: _load_all(settings))
     settings = dataclasses.replace(settings, runs=tuple(run for run, _ in loaded))
     models = [model for _, model in loaded]
-    quiet_gymnasium()  # rank 0 has just said, once, what there is to say of these environments
+    quiet_gymnasium()  # rank 0 has just shown these environments' warnings once
     if any(model.architecture.needs_tensorflow for model in models):
         tensorflow_setup.set_up("-1", 0)
     comm.everywhere(lambda: _check_networks(settings, models))
@@ -104,10 +104,10 @@ def evaluate(settings: Evaluation, model: Model, comm: Communicator) -> np.ndarr
 
 
 def output(run: str, which: str) -> Path:
-    """Where the evaluation of a model is written, without the ending.
+    """Where the evaluation of a model is written, without the file extension.
 
-    In a run directory, or beside a file: `evaluation` for the latest model, and with the model's
-    name behind it for any other.
+    In the run directory, or beside the model's file: `evaluation` for the latest model, or
+    `evaluation-NAME` for any other.
     """
     path = Path(run)
     folder, name = (path, which) if path.is_dir() else (path.parent, path.stem)
@@ -115,10 +115,10 @@ def output(run: str, which: str) -> Path:
 
 
 def _load_all(settings: Evaluation) -> list[tuple[str, Model]]:
-    """Runs with their models, if all can be played and have files of their own; on rank 0.
+    """Runs with their models, if all can be played and each writes its own files; on rank 0.
 
-    One that is not named itself, but lies in a directory that is, is left out with a note where it
-    can't be played.
+    A run that is not named itself, but lies below a directory that is, is left out with a note if
+    it can't be played.
     """
     spaces_of = functools.cache(check_env)
 
@@ -145,18 +145,18 @@ def _runs_below(path: Path) -> list[Path]:
 
 
 def _check_networks(settings: Evaluation, models: list[Model]) -> None:
-    """Hold networks of the user's own against their models; they need TensorFlow, set up."""
+    """Check user-defined networks against their models; TensorFlow must be set up."""
     for run, model in zip(settings.runs, models, strict=True):
         if model.architecture.network is not None:
             model.check_network(f"DIR {run}")
 
 
 class Table:
-    """A row a run, each printed as soon as it is known.
+    """The printed table: one row per run, each printed as soon as it is known.
 
     Args:
-        settings: those of the evaluation.
-        env_ids: the environment of each run; a column only where there are several.
+        settings: the evaluation's settings.
+        env_ids: the environment of each run; shown in a column only if they differ.
     """
 
     def __init__(self, settings: Evaluation, env_ids: Sequence[str]) -> None:
@@ -170,7 +170,7 @@ class Table:
         about += "" if settings.which == "latest" else f", --which {settings.which}"
         names = ("return", "std error", "median", "min", "max", "length")
         self.head = about + "\n" + self._line("run", "environment", names)
-        """What stands above the rows."""
+        """The lines above the rows."""
 
     def row(self, run: str, env_id: str, summary: Summary) -> str:
         """Mean return and its standard error, median and extremes; mean length."""
@@ -184,7 +184,7 @@ class Table:
 
 
 def _write(settings: Evaluation, run: str, model: Model, results: np.ndarray) -> list[str]:
-    """Write both files, each whole or not at all; gives what could not be, and why."""
+    """Write both files, each whole or not at all; returns which could not be written, and why."""
     mode, place = mode_of(settings.deterministic), output(run, settings.which)
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
@@ -213,7 +213,7 @@ def _write(settings: Evaluation, run: str, model: Model, results: np.ndarray) ->
 
 
 def _close(settings: Evaluation, refusals: list[str]) -> None:
-    """Say where the files are; or which there are not, when all has been played; on rank 0."""
+    """Say where the files are; `UsageError` if any could not be written; on rank 0."""
     if refusals:
         raise UsageError("; ".join(refusals))
     places = [output(run, settings.which) for run in settings.runs]

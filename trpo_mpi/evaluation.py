@@ -1,4 +1,4 @@
-"""Plays episodes with a policy that does not learn from them, and sums up what they return.
+"""Plays episodes with a policy that does not learn from them, and summarises their returns.
 
 Episode k of a seed draws its start and its noise from streams of its own, which training never
 draws from: it is the same on any rank, at any time, and whatever else is played.
@@ -33,12 +33,12 @@ def mode_of(deterministic: bool) -> str:
 
 @dataclass(frozen=True)
 class Summary:
-    """Returns of episodes, undiscounted and raw, and their lengths in time steps."""
+    """Statistics of episodes: undiscounted raw returns, and lengths in time steps."""
 
     episodes: int
     return_mean: float
     return_std_error: float | None
-    """Of the mean; None for a single episode."""
+    """Standard error of the mean; None for a single episode."""
     return_median: float
     return_min: float
     return_max: float
@@ -46,7 +46,7 @@ class Summary:
 
     @classmethod
     def of(cls, results: np.ndarray) -> "Summary":
-        """That of (episodes, 2) returns and lengths."""
+        """Summarise (episodes, 2) returns and lengths."""
         returns, lengths = results.T
         n = len(returns)
         return cls(
@@ -61,7 +61,7 @@ class Summary:
 
 
 def load_model(run: str, which: str, network: str | None) -> Model:
-    """The model that DIR names, with the network of the user's own that `network` names."""
+    """Load the model that DIR names, with the user-defined network that `network` names."""
     model = model_file.load(run, "DIR", which)
     own = model.architecture.network
     if own is not None and network is None:
@@ -72,7 +72,7 @@ def load_model(run: str, which: str, network: str | None) -> Model:
 
 
 def check_environment(model: Model, run: str, spaces_of: Callable[..., Spaces] = check_env) -> None:
-    """Raise `UsageError` unless the model's environment is here, and what it was trained on."""
+    """Raise `UsageError` unless the model's environment can be made here, with the same spaces."""
     try:
         spaces = spaces_of(model.env, False, model.atari, model.time_feature)
     except UsageError as error:
@@ -87,7 +87,7 @@ def check_environment(model: Model, run: str, spaces_of: Callable[..., Spaces] =
 
 
 class Behaviour:
-    """A policy with its normaliser, both as they are, that plays one episode after another."""
+    """A policy with its normaliser, both fixed, for playing one episode after another."""
 
     def __init__(
         self, actor: Actor, normalizer: ObservationNormalizer, deterministic: bool
@@ -97,11 +97,11 @@ class Behaviour:
         self.begin()
 
     def begin(self) -> None:
-        """Forget the last episode."""
+        """Start an episode: reset the recurrent state."""
         self._state = self._actor.begin(1)
 
     def __call__(self, observation: np.ndarray, noise: np.random.Generator) -> np.ndarray:
-        """From a flat observation, and the episode's stream, to an action for the environment."""
+        """The environment's action for a flat observation; `noise` is the episode's stream."""
         rows, distribution = self._normalizer(observation[None]), self._actor.distribution
         if self._deterministic:
             actions, self._state = self._actor.mode(rows, self._state)
@@ -124,13 +124,13 @@ def play_episodes(
     """Play this rank's share of the episodes and gather all: (episodes, 2) returns and lengths.
 
     Args:
-        env: this rank's own.
+        env: this rank's environment.
         act: the policy.
         comm: the ranks, all of which call this.
-        episodes: their number over all ranks.
-        seed: that of the episodes.
+        episodes: number of episodes, over all ranks.
+        seed: of the episodes.
         watchdog: told of each call into the environment.
-        should_stop: whether this rank is to stop; what it leaves for that reason is NaN.
+        should_stop: whether this rank is to stop; the episodes it then omits are NaN.
     """
     shares = np.array_split(np.arange(episodes), comm.size)
     rows = np.full((len(shares[comm.rank]), 2), np.nan)
@@ -152,9 +152,9 @@ def play_episode(
 ) -> tuple[float, int] | None:
     """Undiscounted raw return, and length in time steps, of episode `number`.
 
-    It ends where the environment says so, by a time limit or truly, and where episodes are only
-    lives, with the game. None if this rank was asked to stop before that. Raises `EnvironmentFault`
-    where an observation or reward is not finite.
+    It ends when the environment terminates or truncates it or, if episodes are single lives, with
+    the game. None if this rank was asked to stop before that. Raises `EnvironmentFault` if an
+    observation or reward is not finite.
     """
     name = f"evaluation episode {number}"
     watchdog = watchdog or Watchdog()
@@ -182,7 +182,7 @@ def play_episode(
     except EnvironmentFault:
         raise
     except Exception as error:
-        # Python 3.10 has no notes: there it stands above the traceback.
+        # Python 3.10 has no exception notes: there, print it above the traceback.
         getattr(error, "add_note", print)(f"in {name} at step {length}")
         raise
     watchdog.idle()
@@ -204,13 +204,13 @@ def _finite(observation: np.ndarray, total: float, name: str, step: int) -> np.n
 class Evaluator:
     """Evaluates the policy of a run now and then, on an environment that is not trained on.
 
-    Every time with the same episodes, those of the run's seed. Training has never drawn from their
-    streams, so each mean is a fair estimate, and where two differ it is by the policies alone and
-    not by luckier starts. Nor does it matter when the others took place, or whether they did, and
+    Every evaluation plays the same episodes, those of the run's seed. Training never draws from
+    their streams, so each mean is a fair estimate, and two means differ because of the policies
+    alone and not by luckier starts. An evaluation does not depend on earlier ones, and
     `evaluate --seed` plays the same episodes with a model of the same iteration.
 
     Args:
-        env: this rank's own.
+        env: this rank's environment.
         comm: the ranks.
         config: settings of the run, with `eval_episodes` above 0.
         watchdog: told of each call into the environment.
@@ -221,17 +221,17 @@ class Evaluator:
     ) -> None:
         self._env, self._comm, self._config, self._watchdog = env, comm, config, watchdog
         self.seconds = 0.0
-        """Time that the last one took."""
+        """Seconds that the last evaluation took."""
 
     def due(self, iteration: int, finished: bool) -> bool:
-        """Whether there should be one after this iteration; `finished` says that none follows."""
+        """Whether to evaluate after this iteration; `finished` says that it is the run's last."""
         every = self._config.eval_every
         return finished or (every is not None and iteration % every == 0)
 
     def evaluate(
         self, actor: Actor, normalizer: ObservationNormalizer, should_stop: Callable[[], bool]
     ) -> Summary | None:
-        """Evaluate a policy, on all ranks; None if one of them was to stop before."""
+        """Evaluate a policy, on all ranks; None if any of them was asked to stop meanwhile."""
         config, began = self._config, time.monotonic()
         act = Behaviour(actor, normalizer, config.eval_deterministic)
         results = play_episodes(

@@ -27,9 +27,8 @@ from trpo_mpi.evaluation import load_model
 class Export:
     """Export a trained policy as a TensorFlow SavedModel, which runs without this package.
 
-    It takes observations as the environment gives them, and gives the most probable actions as
-    the environment takes them; the normaliser is inside. What its inputs and outputs are is
-    printed.
+    It takes observations as the environment returns them, and returns the most probable actions as
+    the environment takes them; the normaliser is included. Prints its inputs and outputs.
     """
 
     run: Annotated[Positional[str], arg(metavar="DIR")]
@@ -43,7 +42,7 @@ class Export:
 
 
 def main() -> int:
-    """Export as the command line says; gives the exit code."""
+    """Export as the command line says; returns the exit code."""
     settings = parse(Export, "export")
     startup.check_alone()
     startup.unwind_on_signals()

@@ -6,12 +6,12 @@ from typing import Any
 
 
 def number(value: float | None, digits: int) -> str:
-    """With so many digits behind the point; a dash where there is no number."""
+    """A number with `digits` decimals; a dash for None or NaN."""
     return "-" if value is None or math.isnan(value) else f"{value:.{digits}f}"
 
 
 def clock(seconds: float | None) -> str:
-    """As h:mm:ss; a dash where it is not known."""
+    """Seconds as h:mm:ss; a dash for None."""
     if seconds is None:
         return "-"
     whole = round(seconds)
@@ -19,6 +19,6 @@ def clock(seconds: float | None) -> str:
 
 
 def iteration_seconds(row: Mapping[str, Any]) -> float:
-    """Wall-clock seconds of an iteration, from its row of progress.csv; NaN of an empty batch."""
+    """Wall-clock seconds of an iteration, from its row of progress.csv; NaN for an empty batch."""
     steps = row["timesteps_per_batch"]
     return steps / row["steps_per_second"] if steps else math.nan

@@ -16,18 +16,18 @@ class Grid:
 
     num_envs: int
     horizon: int
-    """0 if the batch is of whole episodes, whose length is not known in advance."""
+    """Time steps of each column; 0 if it has whole episodes, of lengths not known in advance."""
     episodes: int = 0
     """Whole episodes of each column; 0 if columns have a horizon."""
 
     @property
     def timesteps(self) -> int:
-        """Time steps of a whole batch; 0 if that is not known."""
+        """Time steps of a whole batch; 0 if not known in advance."""
         return self.num_envs * self.horizon
 
     @property
     def settings(self) -> dict[str, Any]:
-        """The fields of `Config` that it determines."""
+        """The fields of `Config` that the grid determines."""
         return {"num_envs": self.num_envs, "timesteps_per_batch": self.timesteps or None}
 
     def rows(self, timesteps: int) -> int:
@@ -64,7 +64,7 @@ def batch_grid(config: Config, ranks: int) -> Grid:
 
 
 def _of_each(name: str, batch: int, envs: int) -> int:
-    """The share of each environment; `UsageError`, naming the setting, if it isn't whole."""
+    """Each environment's share; `UsageError`, naming the setting, if it isn't a whole number."""
     if batch % envs:
         below, above = batch // envs * envs, -(-batch // envs) * envs
         nearest = f"{below} or {above}" if below else f"{above}"

@@ -18,11 +18,11 @@ from tyro.conf import arg
 from trpo_mpi.config import flag
 
 DEFAULT = re.compile(r"\s*\[default: (.*)\]$")
-"""The end of a field's docstring, where the default is better said in words."""
+"""The end of a field's docstring, if it states the default in words."""
 
 
 def help_text(settings: type, prog: str, default: Any = None) -> str:
-    """The page, as wide as the terminal.
+    """The `--help` page, as wide as the terminal.
 
     Args:
         settings: a dataclass; a docstring under a field may end with `[default: ...]`.
@@ -35,17 +35,17 @@ def help_text(settings: type, prog: str, default: Any = None) -> str:
     width = shutil.get_terminal_size().columns
     lines: list[str] = []
     for line in page.getvalue().strip().splitlines():
-        told = line[:1].isalpha()  # tyro leaves these as long as they are
+        told = line[:1].isalpha()  # tyro does not wrap these
         indent = " " * 7 * line.startswith("usage: ")
         lines += textwrap.wrap(line, width, subsequent_indent=indent) if told else [line.rstrip()]
-    # Those at the top of the command's file: it is this process's main module.
+    # The command's file is this process's main module; its docstring has the examples.
     about = (sys.modules["__main__"].__doc__ or "").splitlines()
     examples = [f"  {line}" for line in about if prog in line]
     return "\n".join([*lines, *(["", "examples:", ""] if examples else []), *examples]) + "\n"
 
 
 def required(settings: type) -> list[str]:
-    """What has to be given, by the names that stand in the page."""
+    """The settings that must be given, by their names on the page."""
     names = {f.name: flag(f.name) for f in dataclasses.fields(settings) if _is_required(f)}
     for name, hint in typing.get_type_hints(settings, include_extras=True).items():
         if name in names and (metavar := _metavar(hint)):
@@ -63,7 +63,7 @@ def _metavar(hint: Any) -> str | None:
 
 
 def _documented(settings: type, default: Any) -> type:
-    """A dataclass of the same page, each docstring one paragraph, each default said once."""
+    """A dataclass with the same page, each docstring one paragraph, each default stated once."""
     about = {
         param.arg_name: " ".join((param.description or "").split())
         for kind in reversed(settings.__mro__[:-1])
@@ -90,7 +90,7 @@ def _documented(settings: type, default: Any) -> type:
 
 
 def _of_optional(hint: Any) -> str | None:
-    """How the value of a setting that may be None is called: INT, or {one,other}."""
+    """The metavar of a setting that may be None, INT or {one,other}; None for other settings."""
     if typing.get_origin(hint) not in (typing.Union, types.UnionType):
         return None
     kind, *_ = (part for part in typing.get_args(hint) if part is not types.NoneType)

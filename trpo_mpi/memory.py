@@ -1,4 +1,4 @@
-"""What a batch takes of the memory, and whether this machine has it; asked before it is taken."""
+"""How much memory a batch takes, and whether this machine has it; checked before allocation."""
 
 from pathlib import Path
 
@@ -20,23 +20,23 @@ CGROUPS = {
         "total_",
     ),
 }
-"""Control groups of version 2 and 1, by what /proc/self/cgroup names them: where they are, the
-files of their limit and of what is used, and what the names in memory.stat begin with."""
+"""Control groups of versions 2 and 1, by their names in /proc/self/cgroup: their root folder, the
+files of their limit and of their usage, and the prefix of the names in memory.stat."""
 
 
 def bytes_of_a_step(config: Config, spaces: Spaces) -> int:
-    """Bytes that a time step of one environment takes in a batch, most of it its observation."""
+    """Bytes that a time step of one environment takes in a batch, most of them its observation."""
     images = POLICIES[config.policy].images
     kind = np.dtype(observation_type(spaces.observation, images))
     # As collected, padded, and as the update's tensors.
     each = 3 * kind.itemsize
     if config.normalize_observations and not images:
-        each += 8  # as it was given
+        each += 8  # the raw observation
     return spaces.observation_size * each + 200
 
 
 def check_batch(config: Config, grid: Grid, spaces: Spaces, columns: int) -> None:
-    """Raise `UsageError` where a node has not the memory for the `columns` that its ranks own."""
+    """Raise `UsageError` if a node lacks the memory for the `columns` that its ranks own."""
     needed = bytes_of_a_step(config, spaces) * grid.horizon * columns
     free = available()
     if free is not None and needed > free:
@@ -74,7 +74,7 @@ def check_networks(config: Config, spaces: Spaces, ranks: int, columns: int) -> 
 
 
 def available() -> int | None:
-    """Bytes that processes here can still have; None where the system does not say."""
+    """Bytes that processes here can still allocate; None if the system does not say."""
     found = [_meminfo(), *_cgroups()]
     known = [x for x in found if x is not None]
     return min(known) if known else None
@@ -90,7 +90,7 @@ def _meminfo() -> int | None:
 
 
 def _cgroups() -> list[int]:
-    """What the job's control groups leave, in Slurm's case of the memory that was asked for."""
+    """Bytes that each of the job's control groups leaves; under Slurm, of the memory requested."""
     try:
         lines = Path("/proc/self/cgroup").read_text().splitlines()
     except OSError:
@@ -105,11 +105,11 @@ def _cgroups() -> list[int]:
 
 
 def _left(place: Path, limit: str, used: str, prefix: str) -> int | None:
-    """What one control group leaves; None where it has no limit."""
+    """Bytes that one control group leaves; None if it has no limit."""
     try:
         most, taken = (int((place / name).read_text()) for name in (limit, used))
         stat = dict(line.split() for line in (place / "memory.stat").read_text().splitlines())
-        # The cache of files counts as used, and makes room as soon as that is asked for.
+        # The file cache counts as used, but is freed on demand.
         cache = sum(int(stat[f"{prefix}{kind}_file"]) for kind in ("inactive", "active"))
     except (OSError, ValueError, LookupError):
         return None

@@ -1,4 +1,4 @@
-"""A trained policy, with all that acting or further training takes."""
+"""A trained policy, with all that acting or further training needs."""
 
 import dataclasses
 from dataclasses import dataclass
@@ -19,7 +19,7 @@ from trpo_mpi.state import CRITIC, POLICY, seed_sequence
 
 @dataclass
 class Model:
-    """Parameters and normalisers, with what they are of."""
+    """Parameters and normalisers, with their environment, architecture and spaces."""
 
     env: str
     architecture: Architecture
@@ -41,14 +41,14 @@ class Model:
     iteration: int | None = None
     """The iteration of its run after which it was saved; None if the file does not say."""
     timesteps: int | None = None
-    """Time steps of its run until then."""
+    """Time steps of its run until then; None if the file does not say."""
 
     def make_env(self, render_mode: str | None = None) -> gym.Env[Any, Any]:
-        """An environment as it was trained on; raises as `make_env` does."""
+        """Make an environment as in training; raises as `envs.make.make_env` does."""
         return make_env(self.env, render_mode, self.atari, self.time_feature)
 
     def actor(self) -> Actor:
-        """The policy, to act with on normalised observations."""
+        """The policy, for acting on normalised observations."""
         policy = self.make_policy()
         return policy.actor(self.theta, safe_blocks(policy, self.theta), alone=True)
 
@@ -61,7 +61,7 @@ class Model:
         return ValueNetwork(self.make_policy(), self.spaces.observation, self.architecture)
 
     def check_sizes(self) -> None:
-        """Raise `ValueError` unless every array has the size that its use needs."""
+        """Raise `ValueError` unless every array has the size that the networks and spaces need."""
         size = self.spaces.observation_size
         critic = self.make_critic().num_parameters
         wanted = [

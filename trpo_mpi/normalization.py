@@ -1,8 +1,8 @@
 """Running mean and variance, merged over columns and iterations.
 
-Moments are kept as (count, mean, M2), M2 the sum of squared deviations, and merged by Chan,
-Golub and LeVeque's formula (1979), in float64: sums of squares would cancel where the mean is
-large against the deviation.
+Moments are stored as (count, mean, M2), M2 the sum of squared deviations, and merged by Chan,
+Golub and LeVeque's formula (1979), in float64: sums of squares would cancel if the mean were
+large compared with the deviation.
 """
 
 import numpy as np
@@ -10,13 +10,13 @@ import numpy as np
 CLIP = 10.0
 """Normalised observations are clipped to +-CLIP standard deviations."""
 FLOOR = 0.1
-"""Smallest standard deviation, in the observation's own unit, that they are divided by. A policy
-that holds still makes deviations small; without a floor the way out of a disturbance would look
-like nothing it has seen, and be clipped."""
+"""Smallest standard deviation, in the observation's own unit, that observations are divided by. A
+policy that holds still makes deviations small; without a floor, observations after a disturbance
+would be unlike any it has seen, and be clipped."""
 
 
 class Moments:
-    """Count, mean and M2 of K numbers, or of vectors of them: each (K,) float64."""
+    """Count, mean and M2 of vectors of K numbers; mean and M2 are (K,) float64."""
 
     def __init__(self, count: float, mean: np.ndarray, m2: np.ndarray) -> None:
         self.count, self.mean, self.m2 = count, mean, m2
@@ -49,8 +49,8 @@ class Moments:
 def column_moments(values: np.ndarray, mask: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Mean and M2 over time of each column: (E, T, K) -> (E, K), (E, K).
 
-    Column by column: a reduction over the whole block may add in another order for another
-    number of columns. `mask` (E, T) says which values count; of none, both are 0.
+    Column by column, since a reduction over the whole block may add in another order for another
+    number of columns. `mask` (E, T) says which values count; if none do, both are 0.
     """
     counted = [column[steps] for column, steps in zip(values, mask, strict=True)]
     means = np.stack([c.sum(axis=0) / max(1, len(c)) for c in counted])
@@ -72,10 +72,9 @@ def pool(
 
 
 def reward_scale(returns: Moments | None, factor: float) -> float:
-    """What rewards are multiplied by for the critic's sake: `factor`, over the returns' deviation.
+    """What rewards are multiplied by for the critic: `factor`, over the returns' deviation.
 
-    Where no two returns have differed there is none to divide by: that of the first rewards of all
-    would be enormous.
+    As long as all returns are equal it is `factor` alone: the scale would otherwise be enormous.
     """
     if returns is None or not returns.m2[0]:
         return factor
@@ -85,7 +84,7 @@ def reward_scale(returns: Moments | None, factor: float) -> float:
 class ObservationNormalizer:
     """Shifts and scales flat observations of size D.
 
-    With `moments` None it leaves them as they are, but for their type: `kind`.
+    With `moments` None it only converts them to the type `kind`.
     """
 
     def __init__(self, moments: Moments | None, kind: type[np.generic] = np.float32) -> None:

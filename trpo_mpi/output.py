@@ -1,7 +1,7 @@
-"""Standard output and error that outlive what they go to.
+"""Standard output and error that outlive their destination.
 
-A terminal may be closed, a pipe's reader may end, the disk of a log may be full. Lines are then
-lost; a run must not be.
+A terminal may be closed, a pipe's reader may exit, a log's disk may be full. Lines are then lost;
+a run must not be.
 """
 
 import io
@@ -11,7 +11,7 @@ from typing import Any, TextIO
 
 
 def outlive() -> None:
-    """From now on what can't be printed is dropped."""
+    """From now on, drop what can't be printed."""
     sys.stdout, sys.stderr = _lasting(sys.stdout), _lasting(sys.stderr)
 
 

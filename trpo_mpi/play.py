@@ -3,7 +3,7 @@
 python -m trpo_mpi.play runs/Hopper-v4-default-s0                       a window, one episode
 python -m trpo_mpi.play runs/Hopper-v4-default-s0 --video hopper.mp4    where there is no screen
 
-Its episodes are those that `evaluate` plays, with the same numbers.
+Its episodes are those that `evaluate` plays, with the same numbering.
 """
 
 from dataclasses import dataclass
@@ -39,7 +39,7 @@ from trpo_mpi.model import Model
 class Play:
     """Show what a trained policy does: in a window, or with --video as a file.
 
-    Prints the return and the length of each episode, the same that evaluate has for it.
+    Prints the return and the length of each episode, the same as evaluate reports for it.
     """
 
     run: Annotated[Positional[str], arg(metavar="DIR")]
@@ -60,7 +60,7 @@ class Play:
 
 
 def main() -> int:
-    """Play as the command line says; gives the exit code."""
+    """Play as the command line says; returns the exit code."""
     settings = parse(Play, "play")
     check_ranges(settings)
     startup.check_alone()
@@ -88,7 +88,7 @@ def main() -> int:
 
 
 def open_env(model: Model, mode: str) -> gym.Env[Any, Any]:
-    """The model's environment in a render mode, once it has drawn a picture."""
+    """Make the model's environment in a render mode, and have it draw a first picture."""
     with drawing(model.env):
         plain = model.make_env()
         modes = plain.metadata.get("render_modes", [])
@@ -111,13 +111,13 @@ def play(settings: Play, model: Model, env: gym.Env[Any, Any]) -> None:
     act = Behaviour(model.actor(), model.normalizer, settings.deterministic)
     for number in range(settings.episodes):
         played = play_episode(env, act, settings.seed, number)
-        assert played is not None  # nobody asks it to stop
+        assert played is not None  # it is never asked to stop
         total, length = played
         print(f"{number:7d}{total:12.2f}{length:8d}", flush=True)
 
 
 def film(settings: Play, model: Model, env: gym.Env[Any, Any], path: Path) -> None:
-    """Play them into a video, whole or not at all."""
+    """Play the episodes into a video, written whole or not at all."""
     fps, every = frame_rate(env, model.atari)
     try:
         with video.video_file(path, fps) as show:

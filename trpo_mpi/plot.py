@@ -1,11 +1,11 @@
-"""Draw the learning curves of runs, their centre and a band over seeds; or their diagnostics.
+"""Draw the learning curves of runs, with a centre line and a band over seeds; or diagnostics.
 
 python -m trpo_mpi.plot runs/Hopper-v4-default-s0                     one run, one line
-python -m trpo_mpi.plot runs --output curves.pdf                      all that is there
+python -m trpo_mpi.plot runs --output curves.pdf                      all runs in a directory
 python -m trpo_mpi.plot runs --centre iqm --reference baselines
 python -m trpo_mpi.plot runs/Hopper-v4-default-s0 --diagnostics
 
-A panel an environment, a line for the runs of one recipe with the same settings.
+One panel per environment; one line per recipe and settings, over the runs that share them.
 """
 
 import dataclasses
@@ -30,8 +30,8 @@ from trpo_mpi.run_directory.reading import Run, read_each, read_rows, read_run
 class Plot:
     """Draw the learning curves of runs: their mean and a band over seeds.
 
-    A panel an environment; runs with one recipe and the same settings share a line. Nothing is
-    smoothed: a training return is the mean of the last 100 episodes already.
+    One panel per environment; runs with the same recipe and settings share a line. Nothing is
+    smoothed: a training return is already the mean of the last 100 episodes.
     """
 
     runs: Annotated[Positional[tuple[str, ...]], arg(metavar="DIR [DIR ...]")]
@@ -57,7 +57,7 @@ class Plot:
 
 
 def main() -> int:
-    """Draw as the command line says; gives the exit code."""
+    """Draw as the command line says; returns the exit code."""
     settings = parse(Plot, "plot")
     startup.check_alone()
     check(settings)
@@ -90,7 +90,7 @@ def main() -> int:
 
 
 def check(settings: Plot) -> None:
-    """Raise `UsageError` where settings do not go together, or a reference is not known."""
+    """Raise `UsageError` if settings do not go together, or a reference is unknown."""
     if settings.centre == "iqm" and settings.band in ("std", "stderr"):
         raise UsageError(
             f"--band {settings.band} is a deviation from the mean; with --centre iqm it must be "
@@ -120,10 +120,10 @@ def check_references(names: Sequence[str], panels: Panels) -> None:
 
 
 def read(settings: Plot) -> list[Run]:
-    """The runs with what there is to draw of them.
+    """The runs, each with the rows to draw.
 
-    One that is not named itself, but lies in a directory that is, is left out with a note where it
-    can't be drawn, or is there twice. Raises `UsageError` for one that is named.
+    If a run can't be drawn, a named one raises `UsageError`, and one below a named directory is
+    left out with a note. Of two copies of a run the shorter is left out; see `_once`.
     """
     seen: set[Path] = set()
 
@@ -138,7 +138,7 @@ def read(settings: Plot) -> list[Run]:
 
 
 def _once(runs: Sequence[Run], named: Sequence[str]) -> list[Run]:
-    """Of a run that is there twice the longer one, with a note; both where both are named."""
+    """Drop the shorter of two copies of a run, with a note; keep both if both are named."""
     kept: list[Run] = []
     for run in runs:
         twin = next((other for other in kept if same(other, run)), None)
@@ -153,7 +153,7 @@ def _once(runs: Sequence[Run], named: Sequence[str]) -> list[Run]:
 
 
 def _drawable(path: Path, settings: Plot) -> list[Run]:
-    """A run, or one for each mode of its evaluations. Raises `UsageError` where it has no rows."""
+    """A run, or one for each mode of its evaluations. Raises `UsageError` if it has no rows."""
     run = read_run(path)
     if settings.diagnostics:
         if not len(run.points("kl")[0]):

@@ -1,9 +1,9 @@
-"""Settings under which older systems' experiments are repeated: the choices of `--recipe`.
+"""Settings that repeat older systems' experiments: the choices of `--recipe`.
 
 A recipe keeps its source's batch, summed over all workers, and lays it out as a grid. It adopts
 settings but not defects: time limits are told from terminations, all ranks share one normaliser, a
-line search is obeyed. `differs` states what else is not as in the source. Settings that a recipe
-does not name are the command's defaults.
+line search's result is used. `differs` states all other differences from the source. Settings that
+a recipe does not name are the command's defaults.
 """
 
 from dataclasses import dataclass, field
@@ -30,10 +30,10 @@ class Recipe:
     source: str
     settings: dict[str, Any]
     differs: str = "nothing known"
-    """What is not as in the source, beside what the module's docstring names."""
+    """Differences from the source, besides those that the module's docstring names."""
     command: str = "run_mujoco"
     by_env: dict[str, dict[str, Any]] = field(default_factory=dict)
-    """Settings of single environments, by the beginning of their names."""
+    """Settings for single environments, by the prefix of their names."""
 
 
 RECIPES = {
@@ -274,7 +274,7 @@ def _flags(settings: dict[str, Any]) -> str:
 
 
 def _flag(name: str, value: Any) -> str:
-    """A setting as on the command line, with spaces that do not break."""
+    """A setting as on the command line, with non-breaking spaces."""
     if isinstance(value, bool):
         return flag(name if value else f"no_{name}")
     values = value if isinstance(value, tuple) else (value,)
@@ -282,7 +282,7 @@ def _flag(name: str, value: Any) -> str:
 
 
 def config_of(name: str, command: str, env: str = "") -> Config:
-    """The settings of a recipe, for `env`. Raises `UsageError` if it is another command's."""
+    """The settings of a recipe, for `env`. Raises `UsageError` if it is for another command."""
     recipe = RECIPES[name]
     if recipe.command not in ("", command):
         fitting = ", ".join(n for n, r in RECIPES.items() if r.command in ("", command))

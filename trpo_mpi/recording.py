@@ -1,7 +1,7 @@
-"""Videos of a policy while it trains, each by a process of its own beside rank 0.
+"""Videos of a policy while it trains, each made by a separate process that rank 0 starts.
 
-`python -m trpo_mpi.recording` is `python -m trpo_mpi.play` with less of the processor, which ends
-with the process that started it.
+`python -m trpo_mpi.recording` is `python -m trpo_mpi.play` at a lower priority; it ends when the
+process that started it does.
 """
 
 import contextlib
@@ -22,12 +22,11 @@ from trpo_mpi.parallel import startup
 from trpo_mpi.run_directory import VIDEOS, model_file
 from trpo_mpi.stopping import StopRequest
 
-"""The run directory's folder of videos."""
 PATIENCE = 60.0
 """Seconds that a finished run waits for its last video."""
 NICENESS = 10
-"""Added to a recording's own: it gets a tenth of a core that a rank uses, and all of one that none
-does."""
+"""Added to a recording's niceness: it gets a tenth of a core that a rank uses, and all of an idle
+one."""
 PR_SET_PDEATHSIG = 1
 """From linux/prctl.h: the signal that a process gets when the one that started it ends."""
 
@@ -36,7 +35,7 @@ class Recorder:
     """Has an episode recorded every few iterations, into `videos/<iteration>.mp4`; for rank 0.
 
     It is the same each time, episode 0 of `evaluate` with the run's seed. One video is made at a
-    time; what falls due meanwhile is left out. One that fails is a warning.
+    time. A video that falls due meanwhile is skipped, one that fails is given up, with a warning.
 
     Args:
         run: the run directory.
@@ -50,11 +49,11 @@ class Recorder:
         self._process: subprocess.Popen[bytes] | None = None
         self._errors: IO[bytes] | None = None
         self._iteration = 0
-        for left in self._folder.glob(".????????.*"):  # by a run that was killed
+        for left in self._folder.glob(".????????.*"):  # of a run that was killed
             _remove(left)
 
     def follow(self, iteration: int, model: Callable[[], Model]) -> None:
-        """Look after the video that is being made; begin one of `model` where it is due."""
+        """Check on the video that is being made; begin one of `model` if it is due."""
         every = self._config.video_every
         if self._process is not None and self._process.poll() is not None:
             self._reap(self._process.returncode)
@@ -81,7 +80,7 @@ class Recorder:
         command = [sys.executable, "-m", __name__, str(self._model), "--seed", str(config.seed)]
         command += ["--video", str(self._folder / f"{self._iteration:08d}.mp4")]
         command += ["--network", config.network] if config.network else []
-        # Without what makes it a rank, and with one thread for software that draws.
+        # Without the variables that would make it a rank, and with one thread to draw in software.
         environment = {"LP_NUM_THREADS": "1"} | startup.without_launcher()
         self._errors = tempfile.TemporaryFile()
         self._process = subprocess.Popen(
@@ -90,11 +89,11 @@ class Recorder:
             stdout=subprocess.DEVNULL,
             stderr=self._errors,
             env=environment,
-            start_new_session=True,  # Ctrl-C is for the run
+            start_new_session=True,  # Ctrl-C must reach only the run
         )
 
     def close(self, wait: bool) -> None:
-        """Wait a minute at most for the video that is being made, or not at all; then end it."""
+        """End the video that is being made; with `wait`, after giving it up to a minute."""
         process = self._process
         if process is None:
             return
@@ -115,7 +114,7 @@ class Recorder:
         self._reap(process.returncode)
 
     def _reap(self, code: int) -> None:
-        """Clear up after a process that has ended, and say so if it failed."""
+        """Clean up after a process that has ended, and warn if it failed."""
         assert self._errors is not None
         self._errors.seek(0)
         lines = self._errors.read().decode(errors="replace").split("\n")
@@ -137,7 +136,7 @@ def _warn(iteration: int, reason: str) -> None:
 
 
 def _step_back() -> None:
-    """Leave the processor to the ranks, and end with rank 0, whatever ends that."""
+    """Lower this process's priority, and have it end when rank 0 does, however that ends."""
     os.nice(NICENESS)
     if sys.platform.startswith("linux"):
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)

@@ -20,46 +20,46 @@ from trpo_mpi.policies.acting import Actor
 from trpo_mpi.policies.policy import Policy
 
 SEGMENT = 64
-"""Time steps that are collected at a time where a batch is counted in episodes."""
+"""Time steps that are collected at a time if a batch is counted in episodes."""
 
 
 @dataclass
 class Batch:
-    """What E environments gave in T time steps.
+    """The data of E environments over T time steps.
 
-    D is the size of a flat observation, S that of a recurrent policy's state, M of the part of it
-    that the critic reads.
+    D is the size of a flat observation, S of a recurrent policy's state, and M of the part of that
+    state that the critic reads.
     """
 
     raw_observations: np.ndarray | None
-    """(E, T, D) as the environments gave them; None where nothing is learnt of them."""
+    """(E, T, D) as the environments returned them; None if they are not normalised."""
     observations: np.ndarray
     """(E, T, D), normalised by the snapshot that the policy acted with."""
     states: np.ndarray
-    """(E, T, S) float32: what the policy carried before each step."""
+    """(E, T, S) float32: the policy's state before each step."""
     memory: np.ndarray
-    """(E, T, M) float32: what it remembered when it had seen each observation."""
+    """(E, T, M) float32: the critic's part of that state once each observation has been seen."""
     actions: np.ndarray
-    """(E, T, ...) as sampled: before clipping, from index 0."""
+    """(E, T, ...) as sampled: before clipping; choices counted from 0."""
     rewards: np.ndarray
     """(E, T) float64, raw."""
     terminated: np.ndarray
-    """(E, T) bool: the episode truly ended with this step."""
+    """(E, T) bool: the episode ended with this step, other than by a time limit."""
     truncated: np.ndarray
-    """(E, T) bool: it was cut off by a time limit."""
+    """(E, T) bool: a time limit cut the episode off at this step."""
     mask: np.ndarray
-    """(E, T) bool: a step that counts. Where it is False an environment was only being reset, or
-    waited for others to end their episodes; what else stands there means nothing."""
+    """(E, T) bool: whether the step counts. Where False, the environment was only being reset, or
+    waited for others to end their episodes, and the other arrays' entries mean nothing."""
     cuts: list[tuple[int, int]] = field(default_factory=list)
     """(column, step) after which a value must be bootstrapped: truncations, and the last step
-    of the batch where the episode goes on."""
+    of the batch if the episode goes on."""
     cut_observations: list[np.ndarray] = field(default_factory=list)
-    """The observation after each of them: (D,), raw."""
+    """The raw observation after each cut: (D,)."""
     cut_states: list[np.ndarray] = field(default_factory=list)
-    """And what the policy carried before it saw that: (S,)."""
+    """The policy's state before it has seen that observation: (S,)."""
     episodes: list[tuple[float, ...]] = field(default_factory=list)
-    """A row (step, column, return, length) for each episode that finished, in that order; of
-    environments whose episodes are lives, for each game."""
+    """A row (step, column, return, length) for each episode that finished, in that order; if
+    episodes are single lives, for each game."""
 
     @property
     def ended(self) -> np.ndarray:
@@ -67,7 +67,7 @@ class Batch:
         return self.terminated | self.truncated | ~self.mask
 
     def resized(self, horizon: int) -> Batch:
-        """Cut to, or filled up with steps that do not count to so many, T."""
+        """Cut to `horizon` time steps, or padded to it with steps that do not count."""
         arrays: dict[str, Any] = {
             f.name: resized(array, horizon)
             for f in fields(self)
@@ -77,7 +77,7 @@ class Batch:
 
 
 def resized(array: np.ndarray, steps: int) -> np.ndarray:
-    """(E, T, ...) cut, or with zeros behind, to (E, steps, ...)."""
+    """(E, T, ...) cut, or padded with zeros at the end, to (E, steps, ...)."""
     if array.shape[1] >= steps:
         return array[:, :steps]
     padded = np.zeros((len(array), steps, *array.shape[2:]), array.dtype)
@@ -86,7 +86,7 @@ def resized(array: np.ndarray, steps: int) -> np.ndarray:
 
 
 def _joined(segments: Sequence[Batch]) -> Batch:
-    """One batch of segments of SEGMENT steps each."""
+    """Join segments of `SEGMENT` steps each into one batch."""
     arrays: dict[str, Any] = {
         f.name: np.concatenate([getattr(s, f.name) for s in segments], axis=1)
         for f in fields(Batch)
@@ -105,13 +105,13 @@ def _joined(segments: Sequence[Batch]) -> Batch:
 
 
 class Sampler:
-    """Steps this rank's environments with a policy and keeps what lies between two batches.
+    """Steps this rank's environments with a policy, and keeps their state between batches.
 
     Args:
         envs: the environments of this rank's columns.
-        seeds: one seed sequence a column, that of its global index; the environment and the
+        seeds: one seed sequence per column, by its global index; the environment and the
             exploration noise each get a stream of their own from it.
-        policy: draws the noise, shapes the actions, and says what is carried from step to step.
+        policy: draws the noise, shapes the actions, and has the size of the recurrent state.
     """
 
     def __init__(
@@ -131,7 +131,7 @@ class Sampler:
         self._states = np.zeros((envs.num_envs, policy.state_size), np.float32)
 
     def column_state(self, place: int) -> dict[str, Any]:
-        """All that one column carries from batch to batch, as plain data."""
+        """Everything that one column carries from batch to batch, as plain data."""
         assert isinstance(self._envs, ColumnEnvs)
         return self._envs.capture(place) | {
             "noise": self._noise[place].bit_generator.state,
@@ -141,14 +141,14 @@ class Sampler:
         }
 
     def restore_column(self, place: int, state: dict[str, Any], seed: int) -> bool:
-        """Put that back. False where a new episode had to begin, with `seed`."""
+        """Restore that state. False if a new episode had to begin, with `seed`."""
         assert isinstance(self._envs, ColumnEnvs)
         self._noise[place].bit_generator.state = state["noise"]
         carried = self._envs.restore(place, state, seed)
         self._observations[place] = self._envs.observation(place)
         self._returns[place] = state["return"] if carried else 0.0
         self._lengths[place] = state["length"] if carried else 0
-        # Before there were recurrent policies, a checkpoint did not have it.
+        # Checkpoints from before there were recurrent policies do not have it.
         self._states[place] = state.get("policy_state", 0.0) if carried else 0.0
         return carried
 
@@ -162,7 +162,7 @@ class Sampler:
     def collect_episodes(
         self, actor: Actor, normalizer: ObservationNormalizer, episodes: int
     ) -> Batch:
-        """Take so many whole episodes in every environment; T is the most steps that one took."""
+        """Play `episodes` whole episodes in every environment; T is the most steps any one took."""
         left = np.full(self._envs.num_envs, episodes)
         segments = []
         while left.any():
@@ -179,12 +179,12 @@ class Sampler:
     ) -> Batch:
         """Take up to `horizon` steps in every environment.
 
-        Where `left` (E,) is given, an environment takes no step when it has that many episodes
-        behind it; what then remains of them is written back.
+        If `left` (E,) is given, it is the number of episodes that each environment still has to
+        play: at 0 it takes no more steps. It is updated in place.
         """
         envs, policy, distribution = self._envs, self._policy, self._policy.distribution
         columns, size = envs.num_envs, self._observations.shape[1]
-        # How long others go on must not show in the stream of one that waits for them.
+        # How long others go on must not affect the stream of an environment that waits for them.
         waits = np.zeros(columns, bool) if left is None else left == 0
         streams = [copy.deepcopy(s) if w else s for s, w in zip(self._noise, waits, strict=True)]
         noise = np.stack([distribution.draw_noise(stream, horizon) for stream in streams])
@@ -248,7 +248,7 @@ class Sampler:
             game = games.get(i, (self._returns[i], self._lengths[i]))
             if game is not None:
                 batch.episodes.append((t, self._envs.columns[i], game[0], float(game[1])))
-            # An environment may report both at once; the true end decides.
+            # An environment may report both at once; termination decides.
             if not batch.terminated[i, t]:
                 self._cut(batch, i, t, observation)
         ended = list(final)

@@ -1,10 +1,10 @@
 """A policy as a TensorFlow SavedModel: from raw observations to actions, without this package.
 
-The signature `serving_default` takes a batch of N observations as the environment gives them,
-`observation`, (N, *shape), and gives `action`, (N, *shape) as the environment takes it: the most
-probable one. Of a Dict or Tuple each part is an input of its own, `observation_<key>` and so on.
-`parameters`, (N, K), are those of the distribution: logits, or means and logarithms of standard
-deviations. A recurrent policy takes `state`, (N, S), and gives the next one under the same name;
+The signature `serving_default` takes a batch of N observations as the environment returns them,
+`observation`, (N, *shape), and returns `action`, (N, *shape) as the environment takes it: the most
+probable one. Each part of a Dict or Tuple is an input of its own, `observation_<key>` and so on.
+`parameters`, (N, K), are the distribution's: logits, or means and logarithms of standard
+deviations. A recurrent policy takes `state`, (N, S), and returns the next one under the same name;
 episodes begin with zeros.
 """
 
@@ -27,10 +27,10 @@ Signature = dict[str, tf.TensorSpec]
 
 
 def save(path: Path, model: Model) -> tuple[Signature, Signature]:
-    """Write a model into the directory `path`, which must not be there; whole or not at all.
+    """Write a model into the directory `path`, which must not exist; whole or not at all.
 
     Returns its inputs and outputs. Raises `UsageError` for observations that can't be inputs, and
-    `OSError` or `tf.errors.OpError` where it can't be written.
+    `OSError` or `tf.errors.OpError` if it can't be written.
     """
     act = _concrete(model)
     temporary = path.with_name(f".{path.name}.tmp")
@@ -49,7 +49,7 @@ def save(path: Path, model: Model) -> tuple[Signature, Signature]:
 
 
 def _concrete(model: Model) -> Any:
-    """The function that is saved, traced."""
+    """Trace the function that is saved."""
     policy, moments = model.make_policy(), model.normalizer.moments
     parts = dict(_parts(model.spaces.observation, "observation"))
     specs = {name: _spec(space.shape, space.dtype, name) for name, space in parts.items()}
@@ -96,7 +96,7 @@ def _word(key: str) -> str:
 
 
 def _flat(space: gym.Space[Any], x: tf.Tensor, kind: tf.DType) -> tf.Tensor:
-    """What `flattener` does, for (N, *shape): (N, D)."""
+    """Does in TensorFlow what `flattener` does: (N, *shape) -> (N, D)."""
     if isinstance(space, gym.spaces.Discrete):
         return tf.one_hot(x - int(space.start), int(space.n), dtype=kind)
     if isinstance(space, gym.spaces.MultiDiscrete):
@@ -107,13 +107,13 @@ def _flat(space: gym.Space[Any], x: tf.Tensor, kind: tf.DType) -> tf.Tensor:
 
 
 def _normalised(flat: tf.Tensor, moments: Moments) -> tf.Tensor:
-    """What `ObservationNormalizer` does."""
+    """Does in TensorFlow what `ObservationNormalizer` does."""
     scaled = (flat - moments.mean) / np.maximum(moments.deviation, FLOOR)
     return tf.cast(tf.clip_by_value(scaled, -CLIP, CLIP), tf.float32)
 
 
 def _most_probable(space: gym.Space[Any], parameters: tf.Tensor) -> tf.Tensor:
-    """What `choose` and `to_environment` of the space's distribution do, without noise."""
+    """Does what `choose`, without noise, and `to_environment` of the space's distribution do."""
     if isinstance(space, gym.spaces.Box):
         means = tf.split(parameters, 2, axis=1)[0]
         kind = np.result_type(np.float32, space.low)

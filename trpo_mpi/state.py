@@ -1,4 +1,4 @@
-"""All that a run carries from one iteration to the next, beside its environments."""
+"""A run's counters, what a rank may ask of all ranks, and the keys of the random streams."""
 
 import enum
 from collections import deque
@@ -36,7 +36,7 @@ class Counters:
 
     @classmethod
     def from_tree(cls, tree: dict[str, Any]) -> "Counters":
-        """What `tree` gave."""
+        """The counters that `tree` was called on."""
         latest = {name: deque(tree[name], EPISODES_REPORTED) for name in ("returns", "lengths")}
         return cls(tree["iteration"], tree["timesteps"], tree["episodes"], **latest)
 
@@ -69,7 +69,7 @@ class Counters:
 
 
 class Wish(enum.IntEnum):
-    """What a rank may ask of all ranks; the greatest is what all do after the iteration."""
+    """What a rank may ask of all ranks; after the iteration all follow the greatest wish."""
 
     NOTHING = 0
     CHECKPOINT = 1
@@ -77,11 +77,11 @@ class Wish(enum.IntEnum):
 
 
 def seed_sequence(seed: int, *key: int) -> np.random.SeedSequence:
-    """A seed sequence of its own for each purpose: see the keys below."""
+    """The seed sequence for one purpose; see the keys below."""
     return np.random.SeedSequence(seed, spawn_key=key)
 
 
 POLICY, CRITIC, ROWS, COLUMN, EPISODE, RESTART = range(6)
 """Keys of the streams: initial policy, initial critic, choices of time steps (shared by all
-ranks), columns (with the global index behind), evaluation episodes (with their number behind),
-episodes begun by a resumed run (with iteration and column behind)."""
+ranks), columns (followed by the global index), evaluation episodes (followed by their number),
+episodes begun by a resumed run (followed by iteration and column)."""

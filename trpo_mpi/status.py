@@ -1,7 +1,7 @@
-"""Say what became of runs: how far they are, what they return, and whether they still run.
+"""Show the status of runs: how far they are, their last return, and whether they still run.
 
 python -m trpo_mpi.status                       the runs in runs/
-python -m trpo_mpi.status /scratch/me --json    those below a directory, for a script
+python -m trpo_mpi.status /scratch/me --json    the runs below a directory, for a script
 """
 
 import dataclasses
@@ -27,8 +27,8 @@ from trpo_mpi.run_directory.reading import last_row, read_config, run_directory_
 class Listing:
     """List runs: environment, recipe, seed, time steps done, last return, and what became of them.
 
-    A run is running; finished; stopped, to be resumed; failed; or lost: silent on another machine,
-    with no word of its end.
+    A run is running; finished; stopped, to be resumed; failed; or lost: silent, without a record of
+    its end, and with no process that can be checked from here.
     """
 
     runs: Annotated[Positional[tuple[str, ...]], arg(metavar="[DIR ...]")] = ("runs",)
@@ -39,7 +39,7 @@ class Listing:
 
 @dataclass
 class Entry:
-    """One run; None where its files do not say."""
+    """One run; a field is None if the run's files do not say."""
 
     run: str
     environment: str | None = None
@@ -50,14 +50,14 @@ class Entry:
     episode_return_mean: float | None = None
     state: str = ""
     since: float = 0.0
-    """In seconds since the epoch."""
+    """When that state began, in seconds since the epoch."""
     reason: str = ""
-    """Why it is in that state, and what is damaged."""
+    """Why it is in that state, and which files are damaged."""
 
 
 def main() -> int:
-    """List the runs that the command line names; gives the exit code."""
-    signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # `| head` ends it, and quietly
+    """List the runs that the command line names; returns the exit code."""
+    signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # `| head` ends it quietly
     settings = parse(Listing, "status")
     startup.check_alone()
     if "" in settings.runs:
@@ -79,7 +79,7 @@ def main() -> int:
 
 
 def look(path: Path) -> Entry:
-    """What a run directory says of its run."""
+    """Read a run directory into an `Entry`."""
     entry, faults = Entry(str(path)), []
     num_envs, iteration_seconds = 1, 0.0
     try:
@@ -109,7 +109,7 @@ def look(path: Path) -> Entry:
 
 
 def table(entries: Sequence[Entry], now: float) -> str:
-    """Aligned columns, a line a run; `now` in seconds since the epoch."""
+    """Aligned columns, one line per run; `now` is in seconds since the epoch."""
     head = ("run", "environment", "recipe", "seed", "steps", "", "return", "state")
     rows = [head, *(_cells(entry, now) for entry in entries)]
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
@@ -143,7 +143,7 @@ def _cells(entry: Entry, now: float) -> tuple[str, ...]:
 
 
 def _short(number: int) -> str:
-    """Three digits: 1500000 as 1.5M."""
+    """A number with three digits: 1500000 as 1.5M."""
     for size, letter in ((10**9, "G"), (10**6, "M"), (10**3, "k")):
         if number >= 0.9995 * size:
             return f"{number / size:.3g}{letter}"

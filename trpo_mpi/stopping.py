@@ -1,4 +1,4 @@
-"""When a run is asked to stop before its end: signals, and the time that its job has."""
+"""What stops a run before its end: signals, and its job's time limit."""
 
 import contextlib
 import os
@@ -13,18 +13,18 @@ STOPPED = 75
 """Exit code of a run that stopped with a checkpoint: EX_TEMPFAIL, start me again."""
 SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)
 ONE_CTRL_C = 1.0
-"""Seconds in which a rank may get one Ctrl-C twice, from the terminal and from its launcher."""
+"""Seconds within which a rank may get one Ctrl-C twice, from the terminal and its launcher."""
 RESERVE = 10.0
-"""Seconds kept for the end of a job, beside what an iteration and a checkpoint take."""
+"""Seconds reserved for the end of a job, besides those of an iteration and a checkpoint."""
 
 
 class StopRequest:
     """Notes the first signal that asks this rank to stop.
 
-    From the first moment: one that comes before the first iteration is heeded after it.
+    It listens from its creation: a signal before the first iteration takes effect after it.
 
     Args:
-        end_at_once: what a second Ctrl-C does, given the exit code.
+        end_at_once: what a second Ctrl-C calls, with the exit code.
     """
 
     def __init__(self, end_at_once: Callable[[int], object] = os._exit) -> None:
@@ -32,7 +32,7 @@ class StopRequest:
         self._when = 0.0
         self._end_at_once = end_at_once
         self.announce: Callable[[str], None] = to_stderr
-        """How rank 0 says so; called by a signal handler, which may interrupt a print."""
+        """How rank 0 reports it; called by a signal handler, which may interrupt a print."""
         for number in SIGNALS:
             signal.signal(number, self._note)
 
@@ -63,16 +63,17 @@ class StopRequest:
 
 
 def to_stderr(text: str) -> None:
-    """Print a line at once, past what another print has under way."""
+    """Print a line at once, even in the middle of another print."""
     with contextlib.suppress(OSError):  # the terminal has gone
         os.write(2, f"\n{text}\n".encode())
 
 
 class TimeLimit:
-    """The end of the time that this start has.
+    """The end of the time that this start has, by `hours` or by its Slurm job.
 
     Args:
-        hours: from the start of the process; None where there is no limit.
+        hours: from the start of the process; None for no limit.
+        environ: environment variables, of which SLURM_JOB_END_TIME is read.
     """
 
     def __init__(self, hours: float | None, environ: Mapping[str, str] = os.environ) -> None:

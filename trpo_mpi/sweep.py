@@ -1,4 +1,4 @@
-"""Train environments x seeds x settings, and tabulate and draw what comes out.
+"""Train environments x seeds x settings, and tabulate and draw the results.
 
 python -m trpo_mpi.sweep --envs Hopper-v4 Walker2d-v4 --seeds 0-4                     ten runs
 python -m trpo_mpi.sweep --envs Ant-v4 --vary max-kl 0.01 0.02 -- --recipe chainerrl  two settings
@@ -59,7 +59,7 @@ class Sweep:
 
 
 def main() -> int:
-    """Do what the command line says; gives the exit code."""
+    """Run the sweep that the command line describes; returns the exit code."""
     settings, common = _parse(sys.argv[1:])
     if startup.launched().size > 1:
         raise UsageError("start this without mpirun; --ranks says how many ranks a run has")

@@ -1,4 +1,4 @@
-"""Imports TensorFlow with the threads, devices and silence that a rank should have."""
+"""Imports TensorFlow with a rank's threads and devices, and without its start-up notes."""
 
 import faulthandler
 import os
@@ -15,21 +15,21 @@ def set_up(gpu: str, local_rank: int, drawn: bool = False) -> list[str]:
     Args:
         gpu: `-1` hides all GPUs, `auto` gives each rank of a node its own, a number names one.
         local_rank: this rank's number on its node.
-        drawn: whether this process has drawn by OpenGL, or will: then it must have by now.
+        drawn: whether this process draws by OpenGL: then it must have drawn before this call.
 
-    Returns the names of the visible GPUs. Raises `UsageError` where there is none to give.
+    Returns the names of the visible GPUs. Raises `UsageError` if there is no such GPU.
     """
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     if drawn:
-        # OpenGL brings an LLVM of its own (Mesa's), at which TensorFlow's would look: it must be
-        # there first, and TensorFlow must prefer its own, or the process ends.
+        # OpenGL brings an LLVM of its own (Mesa's), which clashes with TensorFlow's: it must be
+        # loaded first, and TensorFlow must prefer its own, or the process crashes.
         sys.setdlopenflags(os.RTLD_NOW | getattr(os, "RTLD_DEEPBIND", 0))
-    # Keras would be loaded with it, and pandas and Matplotlib with Keras: a third of the time that
-    # takes, and 90 MB a rank, for what only a network of one's own uses. That loads it on asking.
+    # TensorFlow would load Keras, and Keras pandas and Matplotlib: a third of the import's time and
+    # 90 MB per rank, for what only a user-defined network uses. That loads Keras when needed.
     modules = cast(dict[str, ModuleType | None], sys.modules)
     keras = modules.setdefault("keras.src", None)  # None: an ImportError, which TensorFlow expects
     sys.stderr.flush()
-    # Four lines of start-up notes a process come from C++ before any log level is read.
+    # C++ prints four lines of start-up notes per process before any log level is read.
     kept = os.dup(2)
     null = os.open(os.devnull, os.O_WRONLY)
     os.dup2(null, 2)
@@ -49,7 +49,7 @@ def set_up(gpu: str, local_rank: int, drawn: bool = False) -> list[str]:
         tf.config.set_visible_devices(visible, "GPU")
         for device in visible:
             tf.config.experimental.set_memory_growth(device, True)
-        # Products of 10 bits would be far from the CPU's, and too coarse for conjugate gradient.
+        # TF32's products of 10 bits are far from the CPU's, and too coarse for conjugate gradient.
         tf.config.experimental.enable_tensor_float_32_execution(False)
         tf.constant(0.0)
     finally:

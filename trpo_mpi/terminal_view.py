@@ -1,4 +1,4 @@
-"""What a run looks like on a terminal: a view of about ten lines that is drawn anew in place.
+"""What a run looks like on a terminal: a view of about ten lines, redrawn in place.
 
     return 1843.20   ↗ +212.42 in 20 iterations
      1903.41 ┤                       ▂▄▆█
@@ -23,11 +23,11 @@ from rich.text import Text
 from trpo_mpi.formats import clock, iteration_seconds, number
 
 WIDTH = 78
-"""Columns at most: a terminal that is made narrower, down to this, has no line to break."""
+"""Columns at most: a terminal that is narrowed, but not below this, breaks no line."""
 CELL = 26
 """Columns of one number with its name."""
 POINTS = 4 * WIDTH
-"""Parts of the run in which a return is kept, for a curve of any width."""
+"""Parts of the run with a return each, enough for a curve of any width."""
 ROWS = 3
 """Lines of the curve."""
 LATEST = 20
@@ -37,20 +37,20 @@ REFRESHES_PER_SECOND = 2.0
 
 
 class TerminalView:
-    """The view of one run; begins when it is made, and stays on the screen when it is closed.
+    """The view of one run: shown when it is created, and left on the screen when it is closed.
 
-    What is printed meanwhile stands above it. The cursor rests visible on an empty line below, so
-    that a process which is killed leaves a terminal to go on with.
+    Text printed meanwhile appears above it. The cursor stays visible on an empty line below, so
+    that a process that is killed leaves a usable terminal.
 
     Args:
         console: the terminal.
         num_timesteps: the length of the run.
-        done: how many of these are over.
+        done: time steps already taken.
     """
 
     def __init__(self, console: Console, num_timesteps: int, done: int) -> None:
         self.notice = ""
-        """A line below; a signal handler may set it."""
+        """A line below the view; a signal handler may set it."""
         self._console, self._total, self._done = console, num_timesteps, done
         self._rows: tuple[Mapping[str, Any], ...] = ()
         self._curve = np.full(POINTS, np.nan)
@@ -68,22 +68,22 @@ class TerminalView:
         console.show_cursor(True)
 
     def show(self, row: Mapping[str, Any], left: float | None) -> None:
-        """One iteration, and the seconds that are left after it."""
+        """Show one iteration, and the seconds left after it."""
         first, last = (
             int(POINTS * min(n / self._total, 1)) for n in (self._done, row["timesteps"])
         )
         self._curve[first : max(last, first + 1)] = row["episode_return_mean"]
         self._done = row["timesteps"]
         self._left, self._since = left, time.monotonic()
-        # A new tuple: the thread that draws may be going through the old one.
+        # A new tuple: the drawing thread may be iterating over the old one.
         self._rows = (*self._rows, row)[-LATEST - 1 :]
 
     def saved(self, iteration: int) -> None:
-        """There is a checkpoint of this iteration."""
+        """Show that a checkpoint of this iteration has been written."""
         self._checkpoint = iteration, time.monotonic()
 
     def close(self) -> None:
-        """Leave the terminal to others."""
+        """Release the terminal."""
         self._open = False
         self._live.stop()
 
@@ -117,7 +117,7 @@ class TerminalView:
         return text
 
     def _curve_lines(self, width: int) -> Iterator[Text]:
-        """The returns, and under them how far the run is."""
+        """The curve of returns, and the progress bar under it."""
         columns = max(1, width - 12)
         parts = np.array_split(self._curve, columns)
         values = [part[~np.isnan(part)] for part in parts]
@@ -144,7 +144,7 @@ class TerminalView:
         passed = time.monotonic() - self._since
         left = None if self._left is None else max(0.0, self._left - passed * self._open)
         kl = number(row.get("kl"), digits=4)
-        if "kl" in row and "clip_range" not in row:  # PPO holds to no limit
+        if "kl" in row and "clip_range" not in row:  # PPO has no trust region
             kl += f" / {row['max_kl']:.4f}"
         saved = "-"
         if self._checkpoint is not None:
@@ -173,12 +173,12 @@ class TerminalView:
         return sum(iteration_seconds(r) for r in self._rows if r["timesteps_per_batch"])
 
     def _speed(self) -> float | None:
-        """Time steps a second."""
+        """Time steps per second over the latest iterations."""
         steps = sum(r["timesteps_per_batch"] for r in self._rows)
         return steps / self._seconds() if steps else None
 
     def _shares(self) -> Text:
-        """Where the time goes."""
+        """The share of the time that each phase takes."""
         text = Text.assemble((f"{'time':<10}", "dim"))
         rest, seconds = 1.0, self._seconds()
         for part in ("sample", "policy", "critic", "other"):
@@ -192,14 +192,14 @@ class TerminalView:
 
 
 def _eighths(value: float, low: float, high: float) -> int:
-    """Height in the curve in eighths of a line; 0 where there is no value."""
+    """Height in the curve in eighths of a line; 0 if there is no value."""
     if math.isnan(value):
         return 0
     return 1 + round((8 * ROWS - 1) * ((value - low) / (high - low) if high > low else 0.5))
 
 
 def _step(row: Mapping[str, Any]) -> str:
-    """What there is to say of the policy step, by its kind."""
+    """The policy step in words, according to its kind."""
     if row.get("step_fraction") == 0:
         return "refused"
     for name, words in (("clip_range", "clipped at {:.3g}"), ("beta", "beta {:.3g}")):

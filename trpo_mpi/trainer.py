@@ -1,9 +1,10 @@
 """The training loop: collect a batch, estimate advantages, step the policy, fit the critic.
 
 One `Trainer.iterate` is one iteration; what it computes has the same bits on any number of ranks.
-Collectives of an iteration: one gathers the columns' moments, one the finished episodes; then the
-policy step's and the critic's sums (see `algorithms`); then rank 0's parameters are broadcast,
-which on CPUs of one kind changes nothing and on mixed ones keeps the ranks together.
+Collectives of an iteration: for whole episodes, one agrees on the batch's length; one gathers the
+columns' moments, one the finished episodes, if any; then come the policy step's and the critic's
+sums (see `algorithms`), and a broadcast of rank 0's parameters, which changes nothing on CPUs of
+one kind and keeps the ranks equal on mixed ones.
 """
 
 import copy
@@ -41,22 +42,22 @@ ADVANTAGE, TARGET, ERROR, DISCOUNTED = range(4)
 
 
 class Gathered(NamedTuple):
-    """What an iteration gathers of all columns, C."""
+    """What an iteration gathers from all C columns."""
 
     means: np.ndarray
-    """(C, 4), of the series."""
+    """(C, 4) means of the series."""
     m2: np.ndarray
-    """(C, 4), their summed squared deviations."""
+    """(C, 4) sums of their squared deviations."""
     observations: list[np.ndarray]
     """Means and m2 of the raw observations, (C, D) each; empty if they are not normalised."""
     mask: np.ndarray
     """(C, T) bool: which steps count."""
     episodes: np.ndarray
-    """(C,), finished on the rank of the column."""
+    """(C,) number of episodes finished on the column's rank."""
     wish: Wish
     """The greatest wish of any rank."""
     mpi_seconds: np.ndarray
-    """(C,), in the previous iteration, of the rank of the column."""
+    """(C,) seconds that the column's rank spent in MPI in the previous iteration."""
 
 
 class Iteration(NamedTuple):
@@ -117,13 +118,13 @@ class Trainer:
         """Whether every rank may act on blocks of rows; see `BlockwiseForward`."""
         self.counters = Counters()
         self.schedule_timesteps = config.num_timesteps
-        """The length of the schedules: that of the run's first start."""
+        """Time steps over which settings decay: those of the run's first start."""
         self.best: Model | None = None
         """The policy of the iteration with the highest mean return of 100 episodes."""
         self._best_return = -np.inf
         self.started = time.perf_counter()
         self._mpi_seconds = np.nan
-        """Of this rank in the last iteration."""
+        """Seconds that this rank spent in MPI in the last iteration."""
 
     def _padded(self, batch: Batch) -> int:
         """Time steps to which the arrays of a batch are padded, T."""
@@ -134,7 +135,7 @@ class Trainer:
         return Sampler(self._envs, seeds, self.policy)
 
     def restart_episodes(self) -> None:
-        """Start new episodes in all own environments, with seeds of this iteration."""
+        """Start new episodes in all of this rank's environments, with seeds of this iteration."""
         self._sampler = self._new_sampler(RESTART, self.counters.iteration)
         self._discounted = np.zeros(len(self.comm.columns))
 
@@ -152,7 +153,7 @@ class Trainer:
         """Run one iteration.
 
         Args:
-            wish: what this rank asks for; called once, when the batch is collected.
+            wish: returns what this rank asks for; called once, after the batch is collected.
 
         Raises `RuntimeError` if ranks hold different parameters.
         """
@@ -178,7 +179,7 @@ class Trainer:
 
         scale = reward_scale(self.return_moments, config.reward_scale)
         learnt: dict[str, Any] = {}
-        # A batch of the caller's environments may be of nothing but their resets.
+        # A batch of the caller's own environments may consist of nothing but their resets.
         if timesteps and not self._first_horizon:
             learnt = self._learn(batch, advantages, values, gathered.mask, mean, m2 / timesteps)
         self._merge_moments(counts, gathered)
@@ -216,10 +217,10 @@ class Trainer:
         mean: np.ndarray,
         variance: np.ndarray,
     ) -> dict[str, Any]:
-        """Step the policy and fit the critic; the columns of progress.csv that tell of it.
+        """Step the policy and fit the critic; returns the columns of progress.csv about it.
 
         Args:
-            advantages, values: (E, T), of the own columns.
+            advantages, values: (E, T), of this rank's columns.
             mask: (C, T) bool, of all columns.
             mean, variance: (4,), of the series over all columns.
         """
@@ -281,7 +282,7 @@ class Trainer:
         return values, gae(rewards, values, next_values, *ends, self.config.gamma, self.config.lam)
 
     def _gather(self, series: np.ndarray, batch: Batch, wish: Wish) -> Gathered:
-        """One collective for the moments of `series`, (E, T, 4), and what goes with them.
+        """Gather the moments of `series` (E, T, 4), and the rest of `Gathered`, in one collective.
 
         Raises `RuntimeError` if the ranks' parameters differ.
         """
@@ -304,7 +305,7 @@ class Trainer:
         return Gathered(means, m2, observations, mask, episodes, wish, mpi_seconds)
 
     def _fingerprint(self) -> float:
-        """48 bits of a hash of the parameters and of Adam's state, as a float64 holds them."""
+        """A 48-bit hash of the parameters and Adam's moments, which a float64 holds exactly."""
         hasher = hashlib.blake2b(digest_size=6)
         for array in self._parameters():
             hasher.update(array.tobytes())
@@ -321,7 +322,7 @@ class Trainer:
             )
 
     def _gather_episodes(self, batch: Batch, episodes: np.ndarray) -> list[tuple[float, int]]:
-        """Return and length of all ranks' finished episodes, by time step, then environment."""
+        """Count all ranks' finished episodes; returns them by time step, then environment."""
         counts = episodes[[self.comm.first_column(rank) for rank in range(self.comm.size)]]
         if not counts.any():
             return []
@@ -337,7 +338,7 @@ class Trainer:
     def _step_policy(
         self, batch: Batch, advantages: np.ndarray, mask: np.ndarray, stage: Stage
     ) -> PolicyStep:
-        """Step on the own columns; `mask` (C, T) is that of all."""
+        """Step the policy on this rank's columns; `mask` (C, T) covers all columns."""
         starts = np.zeros(advantages.shape, np.float32)
         starts[:, 1:] = batch.ended[:, :-1]
         padded = self._padded(batch)
@@ -354,7 +355,7 @@ class Trainer:
         return step
 
     def _stage(self) -> Stage:
-        """How far the run is; a trust region that follows the returns does not decay."""
+        """How far the run is; a trust region adapted to the returns does not decay."""
         done = min(1.0, self.counters.timesteps / self.schedule_timesteps)
         stage = Stage(self.adaptation.max_kl, done, self._shared_stream)
         if not self.config.adapts_kl:
@@ -393,7 +394,7 @@ class Trainer:
         return [self.critic.adam, *([self._update.adam] if self._update.adam else [])]
 
     def _parameters(self) -> list[np.ndarray]:
-        """All that is equal on all ranks, as float32 vectors."""
+        """Parameters and Adam's moments, equal on all ranks, as float32 vectors."""
         moments = [x for adam in self._optimisers() for x in (adam.m, adam.v)]
         return [self.theta, self.critic.phi, *moments]
 
@@ -406,12 +407,12 @@ class Trainer:
             adam.m, adam.v = moments[2 * i : 2 * i + 2]
 
     def actor(self) -> Actor:
-        """The current policy, for single episodes: that of `model().actor()`."""
+        """The current policy, for single episodes: the same as `model().actor()`."""
         return self.policy.actor(self.theta, self._blocks, alone=True)
 
     def model(self) -> Model:
         """The current policy, with its normaliser."""
-        # Arrays are replaced and never written to; moments are updated in place.
+        # Arrays are replaced and never written to; `Moments` objects are updated in place.
         moments, returns = self.normalizer.moments, self.return_moments
         return Model(
             env=self.config.env,
@@ -430,7 +431,7 @@ class Trainer:
         )
 
     def state(self) -> dict[str, Any]:
-        """What is equal on all ranks, beside `model` and `best`, as plain data."""
+        """The state that all ranks share, besides `model` and `best`, as plain data."""
         return {
             "counters": self.counters.tree(),
             "rows": self._shared_stream.bit_generator.state,
@@ -443,7 +444,7 @@ class Trainer:
         }
 
     def column_states(self) -> list[dict[str, Any]]:
-        """The state of each own column, its environment included, as plain data."""
+        """The state of each of this rank's columns, environments included, as plain data."""
         return [
             self._sampler.column_state(i)
             | {
@@ -460,18 +461,18 @@ class Trainer:
         state: dict[str, Any],
         columns: Sequence[dict[str, Any]],
     ) -> int:
-        """Continue from where these were taken; on any number of ranks, with equal bits.
+        """Continue from a saved state, on any number of ranks, with equal bits.
 
         Args:
-            model, best, state: as the properties and methods of those names gave them.
-            columns: the states of all columns, C; or none: then all start new episodes.
+            model, best, state: `model()`, `best` and `state()` of the trainer to continue.
+            columns: the states of all C columns; if empty, all start new episodes.
 
-        Returns how many of the own environments had to start a new episode.
+        Returns how many of this rank's environments had to start a new episode.
         """
         self.theta, self.critic.phi = model.theta, model.phi
         self.normalizer, self.return_moments = model.normalizer, model.return_moments
         self.critic.adam.resume(model.adam)
-        if "policy_update" in state:  # the first checkpoints had only what TRPO carries: nothing
+        if "policy_update" in state:  # the first checkpoints, TRPO's alone, carried nothing here
             if state["policy_update"]["algo"] == self.config.algo:
                 self._update.resume(state["policy_update"])
             self.adaptation.resume(state["adaptation"])

@@ -1,4 +1,4 @@
-"""What every training command does: check what is asked, set up the ranks, and run the loop."""
+"""What every training command does: check its settings, set up the ranks, and run the loop."""
 
 import dataclasses
 import os
@@ -40,7 +40,7 @@ if TYPE_CHECKING:
 
 
 def main(module: str) -> int:
-    """Train as the command line of `python -m trpo_mpi.<module>` says; gives the exit code."""
+    """Train as the command line of `python -m trpo_mpi.<module>` says; returns the exit code."""
     stop_request = StopRequest()
     config = training_settings(module)
     comm = startup.connect()
@@ -121,9 +121,9 @@ def _find(config: Config) -> Checkpoint | None:
 
 
 def _settings_to_resume(found: Checkpoint, module: str) -> Config:
-    """The command line again, on top of the settings of the run that it resumes."""
+    """Parse the command line again, on top of the settings of the run that it resumes."""
     config = parse(CONFIGS[module], module, default=found.defaults())
-    if not config.eval_episodes:  # no longer: what goes with them is not inherited either
+    if not config.eval_episodes:  # then the settings that need them are not inherited either
         config = dataclasses.replace(config, eval_every=None, eval_deterministic=False)
     config.validate()
     found.check(config)
@@ -145,7 +145,7 @@ def _try_env(config: Config, watchdog: Watchdog) -> tuple[Spaces, str | None]:
     if films:
         video.check_library("--video-every")
     spaces = check_env(config.env, config.render, config.atari, config.time_feature, films)
-    quiet_gymnasium()  # it has said, once, what there is to say of this environment
+    quiet_gymnasium()  # this environment's warnings have been shown once
     try:
         return spaces, find_fault(lambda: _make_env(config), lambda: watchdog.watch(0, 0))
     finally:
@@ -153,7 +153,7 @@ def _try_env(config: Config, watchdog: Watchdog) -> tuple[Spaces, str | None]:
 
 
 def _try_policy(config: Config, spaces: Spaces, start: Model | None, source: str) -> None:
-    """Raise `UsageError` if there is no such policy, or `start` does not fit it."""
+    """Raise `UsageError` if the policy can't be made, or `start` does not fit it."""
     Architecture.of(config).make_policy(spaces.observation, spaces.action)
     if start is not None:
         start.check_network(source)

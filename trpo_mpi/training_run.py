@@ -1,4 +1,4 @@
-"""A run of the training loop: what is written and shown around it, and when it ends."""
+"""Runs the training loop: what is written and shown meanwhile, and when it ends."""
 
 import dataclasses
 import signal
@@ -64,7 +64,7 @@ class TrainingRun:
             stop_request.announce = self._shown.announce
 
     def train(self) -> int:
-        """Iterate to the end, or until the run is asked to stop; gives the exit code."""
+        """Iterate to the end, or until the run is asked to stop; returns the exit code."""
         try:
             return self._iterate()
         finally:
@@ -92,7 +92,7 @@ class TrainingRun:
                 self._shown.show(row)
                 self._recorder.follow(row["iteration"], trainer.model)
             ended = reason is not None
-            if ended:  # first of all: an evaluation may be long, and cut off
+            if ended:  # before an evaluation, which may be long, and cut off
                 whole = self._checkpoint()
             due = self._due(trainer.counters.iteration, ended)
             left_open = due and (wish == Wish.STOP or not self._evaluate(limited=True))
@@ -111,7 +111,7 @@ class TrainingRun:
         return code if self._comm.on_root(lambda: whole) else 1
 
     def _wish(self) -> Wish:
-        """What this rank asks for in the iteration that is running."""
+        """What this rank asks for in the current iteration."""
         if self._stop_request.signal:
             return Wish.STOP
         if self._comm.is_root:
@@ -128,17 +128,17 @@ class TrainingRun:
         return self._evaluator is not None and self._evaluator.due(iteration, finished)
 
     def _lacks_evaluation(self, finished: bool) -> bool:
-        """Whether an earlier start has left the evaluation of the last iteration to this one."""
+        """Whether an earlier start has left the last iteration's evaluation to this one."""
         number = self._trainer.counters.iteration
         if not number or not self._due(number, finished):
             return False
         return self._comm.on_root(lambda: self._evaluations.latest < number)
 
     def _evaluate(self, limited: bool = False) -> bool:
-        """Evaluate the policy as it is; False where the run was asked to stop meanwhile.
+        """Evaluate the current policy; False if the run was asked to stop meanwhile.
 
-        A stop does not wait for it: the next start does it again, with the same episodes. Where it
-        is `limited` the time limit stops it as well; not at a start, which would get no further.
+        A stop cuts it short: the next start repeats it, with the same episodes. If `limited`, the
+        time limit cuts it short too; not at a start, which would otherwise make no progress.
         """
         trainer, evaluator = self._trainer, self._evaluator
         assert evaluator is not None
@@ -160,12 +160,12 @@ class TrainingRun:
         return summary is not None
 
     def _why(self) -> str:
-        """Why it stops before its end; said by rank 0, which need not be the one that was asked."""
+        """Why the run stops early; said by rank 0, which need not be the one that was signalled."""
         number = self._stop_request.signal
         return f"stopped by {signal.Signals(number).name if number else 'a signal or time limit'}"
 
     def _checkpoint(self) -> bool:
-        """Write one; False, and a warning, where the disk does not take it."""
+        """Write a checkpoint; if the disk does not take it, warn and return False."""
         trainer, comm = self._trainer, self._comm
         began = time.monotonic()
         columns = comm.collect_on_root([archive.pack(s) for s in trainer.column_states()])

@@ -1,4 +1,4 @@
-"""Pictures into MP4 files, by PyAV."""
+"""Writes pictures into MP4 files, by PyAV."""
 
 import contextlib
 import importlib.util
@@ -14,11 +14,11 @@ from trpo_mpi.errors import UsageError
 
 ENDING = ".mp4"
 LEAST_HEIGHT = 320
-"""In pixels; smaller pictures are enlarged, as those of Atari, of 210."""
+"""In pixels; smaller pictures, such as Atari's of 210, are enlarged."""
 
 
 def check_library(flag: str) -> None:
-    """Raise `UsageError`, naming `flag`, where PyAV is missing."""
+    """Raise `UsageError`, naming `flag`, if PyAV is missing."""
     if importlib.util.find_spec("av") is None:
         raise UsageError(f'{flag} needs PyAV: pip install "av>=14"')
 
@@ -38,15 +38,15 @@ def check_path(path: Path, flag: str) -> None:
 def video_file(path: Path, fps: Fraction) -> Iterator[Callable[[np.ndarray], None]]:
     """Open an H.264 video that appears under its name only when it is whole.
 
-    Gives a function that adds a picture, (height, width, 3) uint8, all of one size. Raises
-    `OSError` where the file can't be written.
+    Yields a function that adds a picture, (height, width, 3) uint8, all of one size. Raises
+    `OSError` if the file can't be written.
     """
     import av
 
     with whole_file(path) as file, av.open(file, "w", format="mp4") as container:
         stream = container.add_stream("libx264", rate=fps)
         stream.pix_fmt = "yuv420p"
-        stream.codec_context.thread_count = 1  # beside a training run it may have no more
+        stream.codec_context.thread_count = 1  # beside a training run it may use no more
 
         def add(picture: np.ndarray) -> None:
             frame = av.VideoFrame.from_ndarray(_fitted(picture), format="rgb24")
@@ -59,7 +59,7 @@ def video_file(path: Path, fps: Fraction) -> Iterator[Callable[[np.ndarray], Non
 
 
 def _fitted(picture: np.ndarray) -> np.ndarray:
-    """Enlarged by a whole number where it is small, and of even height and width."""
+    """The picture, enlarged by a whole number if it is small, with even height and width."""
     scale = -(-LEAST_HEIGHT // picture.shape[0])
     large = picture.repeat(scale, axis=0).repeat(scale, axis=1)
     odd: list[Any] = [(0, side % 2) for side in large.shape[:2]]

@@ -3,8 +3,9 @@
     python run/benchmark/chaos.py --output run/benchmark/results/chaos.csv
     python run/benchmark/chaos.py --only kills --repeat 100
 
-Every trial ends in a comparison with a run that nothing happened to: `model.zip`, monitor.csv's
-returns and lengths, and progress.csv but for its clock columns must have the same bits. Kills fall
+Trials that end a run are resumed to the end and compared with an undisturbed run: `model.zip`,
+monitor.csv's returns and lengths, and progress.csv without its clock columns must have the same
+bits. Aimed kills must leave every checkpoint whole, and bad inputs every file as it was. Kills fall
 at random moments, start-up and checkpoint writing included. Takes half an hour on two cores.
 """
 
@@ -32,7 +33,7 @@ ENVIRONMENT = os.environ | {"PYTHONWARNINGS": "ignore"}
 
 
 def command(ranks: int, *arguments: str) -> list[str]:
-    """A training run on so many ranks; one rank runs without mpirun."""
+    """A training run on `ranks` ranks; one rank runs without mpirun."""
     start = [sys.executable, *RUN, *HOPPER, *arguments]
     if ranks == 1:
         return start
@@ -42,7 +43,7 @@ def command(ranks: int, *arguments: str) -> list[str]:
 
 
 def exact(run: Path) -> tuple[bytes, list[str], list[list[str]]]:
-    """What does not depend on a clock."""
+    """The results of a run that do not depend on a clock."""
     with open(run / "progress.csv", newline="") as file:
         rows = list(csv.DictReader(file))
     names = [n for n in rows[0] if not n.endswith(("seconds", "per_second", "mb"))]
@@ -53,7 +54,7 @@ def exact(run: Path) -> tuple[bytes, list[str], list[list[str]]]:
 
 
 def train(ranks: int, *arguments: str) -> subprocess.CompletedProcess[str]:
-    """A run to its end."""
+    """Run the training to its end."""
     return subprocess.run(
         command(ranks, *arguments), env=ENVIRONMENT, capture_output=True, text=True, check=False
     )
@@ -88,7 +89,7 @@ def rank_processes(run: Path) -> list[int]:
 
 
 def wait_for_rows(run: Path, rows: int) -> None:
-    """Until progress.csv has so many."""
+    """Wait until progress.csv has that many rows."""
     until = time.monotonic() + 120
     while time.monotonic() < until:
         with contextlib.suppress(OSError):
@@ -112,9 +113,9 @@ def kills(run: Path, dice: random.Random, expected: object) -> bool:
 
 
 def aimed_kills(run: Path, dice: random.Random, _: object) -> bool:
-    """`kill -9` of rank 0 within a checkpoint's writing; then every checkpoint must be whole.
+    """`kill -9` of rank 0 while it writes a checkpoint; then every checkpoint must be whole.
 
-    The writing shows by the temporary file. Checkpoints come after every iteration.
+    The temporary file shows the writing. There is a checkpoint after every iteration.
     """
     from trpo_mpi.run_directory import checkpoint
 
@@ -255,7 +256,7 @@ def main() -> None:
             dice = random.Random(f"{name} {options.seed}")
             count, passed = options.repeat or usual, 0
             for number in range(count):
-                # These go on in one run: there are ever older checkpoints to lose.
+                # These trials share one run, so that there are older checkpoints to lose.
                 own = "one" if trial in (aimed_kills, bad_inputs) else str(number)
                 place = Path(scratch) / f"{name.replace(' ', '-')}-{own}"
                 good = trial(place, dice, expected)

@@ -2,8 +2,8 @@
 
     python run/benchmark/equal_bits.py
 
-One iteration of Hopper-v4 at the defaults in two ways, in turns: as it is (derivatives column by
-column, sums in fixed point), and plain (derivatives of the whole batch at once, sums in floating
+One iteration of Hopper-v4 at the defaults in two ways, in turns: as implemented (derivatives column
+by column, sums in fixed point), and plain (derivatives of the whole batch at once, sums in floating
 point). Sampling is the same in both and is timed once in each turn.
 """
 

@@ -18,12 +18,12 @@ MINUTES = 5
 
 
 def rate(game: str, ranks: int) -> float:
-    """Time steps a second of a run of `MINUTES`."""
+    """Time steps per second of a run of `MINUTES`."""
     with tempfile.TemporaryDirectory() as folder:
         mpirun = Path(sys.executable).with_name("mpirun")
         command = [str(mpirun), "-np", str(ranks)] if ranks > 1 else []
         command += [sys.executable, "-m", "trpo_mpi.run_atari", "--env", game, "--outdir", folder]
-        # No checkpoint but the last: they are another question.
+        # No checkpoint but the last: their cost is another question.
         command += ["--max-hours", str(MINUTES / 60), "--checkpoint-every", "1000000"]
         code = subprocess.run(command, stdout=subprocess.DEVNULL, check=False).returncode
         if code != 75:

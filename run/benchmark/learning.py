@@ -1,12 +1,12 @@
-"""Small tasks, each with the return that it is to reach, over seeds.
+"""Small tasks, each with the return that it should reach, over seeds.
 
     python run/benchmark/learning.py --runs DIR --output run/benchmark/results/learning.csv --jobs 2
 
 Trains every task with every seed (one rank a run, `--jobs` runs at a time), and plays 100 episodes
-with random and with the most probable actions. A row of --output is a run: the time steps after
-which 100 episodes in a row returned the goal on average, the mean of the last 100, and that of both
-evaluations. A run that has a row is not made again; one that was cut off goes on. Then the
-table is printed. Environments that take a memory are the tests' own.
+with sampled and with the most probable actions. --output has one row per run: the time steps after
+which 100 episodes in a row returned the goal on average, the mean of the last 100, and the means of
+both evaluations. A run that has a row is not repeated; one that was cut off is resumed. Then the
+table is printed. Environments that need a memory are the tests' own.
 """
 
 import argparse
@@ -25,7 +25,7 @@ FIELDS = ("task", "seed", "reached_at", "training", "stochastic", "deterministic
 
 
 class Task(NamedTuple):
-    """What is trained, and what it is to reach."""
+    """What is trained, and the return that it should reach."""
 
     env: str
     steps: int
@@ -58,7 +58,7 @@ TASKS = {
 
 
 def one(name: str, seed: int, runs: Path) -> dict[str, object]:
-    """Train and evaluate; a row."""
+    """Train and evaluate; returns a row."""
     task = TASKS[name]
     place = runs / f"{name.replace(' ', '-').replace(',', '')}-s{seed}"
     log = place.with_suffix(".log")

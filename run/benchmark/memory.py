@@ -2,8 +2,8 @@
 
     python run/benchmark/memory.py
 
-Both as PSS (each process's share of what it holds with others) summed over four processes at the
-same moment: four ranks at iteration 20, and four processes that have imported TensorFlow.
+Both as PSS (which divides shared pages among the processes that share them), the mean of four
+processes at the same moment: four ranks at iteration 20, and four that have imported TensorFlow.
 """
 
 import subprocess
@@ -18,7 +18,7 @@ IMPORT = "import tensorflow, time; print('ready', flush=True); time.sleep(60)"
 
 
 def pss(launcher: subprocess.Popen[str], marker: str) -> float:
-    """MiB a process, mean over the Python processes with `marker` in their command line."""
+    """MiB per process, mean over the Python processes with `marker` in their command line."""
     sizes = []
     for process in Path("/proc").glob("[0-9]*"):
         try:

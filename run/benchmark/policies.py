@@ -2,8 +2,8 @@
 
     python run/benchmark/policies.py --rounds 5 --sb3-python PYTHON
 
-`predict` is timed in turns with that of sb3-contrib, which PYTHON has: TRPO's MLP and Nature CNN,
-and RecurrentPPO's LSTM. A recurrent Fisher-vector product is held against the gradient of the same
+`predict` is timed in turns with sb3-contrib's, run by PYTHON: TRPO's MLP and Nature CNN, and
+RecurrentPPO's LSTM. A recurrent Fisher-vector product is compared with the gradient of the same
 batch, 16 x 128 time steps, which is one pass forward and one backward. All on one core.
 """
 
@@ -76,7 +76,7 @@ show("CNN", TRPO("CnnPolicy", Frames(), device="cpu"), picture.transpose(2, 0, 1
 
 
 def measured(python: str, code: str) -> dict[str, float]:
-    """What a script prints, name by name."""
+    """The numbers that a script prints, by name."""
     command = ["taskset", "-c", "0", "env", "OMP_NUM_THREADS=1", python, "-W", "ignore", "-c", code]
     result = subprocess.run(command, capture_output=True, text=True, check=True)
     lines = [line.split() for line in result.stdout.splitlines()]
@@ -102,7 +102,7 @@ def main() -> None:
 
 
 def show(name: str, ratios: list[float], target: float) -> None:
-    """A row of the table."""
+    """Print a row of the table."""
     numbers = (np.median(ratios), min(ratios), max(ratios))
     print(f"{name:40}{''.join(f'{x:8.3f}' for x in numbers)}{target:10.1f}")
 

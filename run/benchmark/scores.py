@@ -4,10 +4,10 @@
     python run/benchmark/scores.py --runs DIR --results DIR --envs Hopper-v4 -- --algo ppo
 
 Trains every environment, seed by seed (by `sweep`, one rank a run, `--jobs` runs at a time), and
-plays 100 episodes in both modes. Of each run --results keeps a directory with its scores, its
-settings and every tenth row of its progress.csv; a run that has one is not made again, one that was
-cut off goes on; with `--seeds 0` none is made. Of all that is kept come `scores.md` (means with
-95 % bootstrap intervals over seeds) and the learning curves.
+plays 100 episodes in both modes. For each run --results keeps a directory with its scores, its
+settings and every tenth row of its progress.csv; a run that has one is not repeated, one that was
+cut off is resumed; `--seeds 0` makes none. `scores.md` (means with 95 % bootstrap intervals over
+seeds) and the learning curves are made from all that is kept.
 """
 
 import argparse
@@ -33,21 +33,21 @@ MODES = ("training", "stochastic", "deterministic")
 
 
 def run(module: str, *arguments: str, log: Path | None = None) -> None:
-    """One command of this package; its output is appended to `log`, if there is one."""
+    """Run a command of this package; its output is appended to `log`, if there is one."""
     command = [sys.executable, "-m", f"trpo_mpi.{module}", *arguments]
     with open(log, "a") if log else nullcontext() as file:
         subprocess.run(command, stdout=file, stderr=file and subprocess.STDOUT, check=True)
 
 
 def column(path: Path, name: str) -> list[float]:
-    """A column of a CSV file, as numbers; where it is empty, a NaN."""
+    """A column of a CSV file, as numbers; NaN where it is empty."""
     with open(path) as file:
         rows = csv.DictReader(line for line in file if line[0] != "#")
         return [float(row[name] or "nan") for row in rows]
 
 
 def keep(place: Path, kept: Path) -> None:
-    """Evaluate a run, and keep of it what is to be kept."""
+    """Evaluate a run, and write its scores, settings and progress to `kept`."""
     config = json.loads((place / "config.json").read_text())
     scores: dict[str, Any] = {name: config["settings"][name] for name in ("env", "seed")}
     scores["training"] = np.mean(column(place / "monitor.csv", "r")[-100:])

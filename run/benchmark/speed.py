@@ -1,4 +1,4 @@
-"""How fast training is, as ratios of rates that were measured in turns.
+"""How fast training is, as ratios of rates that are measured in turns.
 
     python run/benchmark/speed.py --rounds 5 --sb3-python PYTHON --output speed.csv
     python run/benchmark/speed.py --suite atari --rounds 3 --sb3-python PYTHON --output atari.csv
@@ -102,19 +102,19 @@ def bare_pong(steps: int = 1000) -> float:
 
 
 class Suite(NamedTuple):
-    """What is measured of one kind of environment."""
+    """What is measured for one kind of environment."""
 
     module: str
     bare: Callable[[], float]
     iterations: int
     first: int
-    """The first so many are left out."""
+    """The number of first iterations to leave out."""
     runs: dict[str, tuple[tuple[int, str], ...]]
     """Rates by name: runs that are started together, each as ranks and flags."""
     rivals: dict[str, tuple[str, str]]
-    """Of Stable-Baselines3, by name: a script that prints its rate, and flags for its settings."""
+    """Of Stable-Baselines3, by name: a script that prints its rate, and our flags to match it."""
     ratios: tuple[tuple[str, str, str, float], ...]
-    """In words, of which rate over which, and what it is to be at least."""
+    """In words; the two rates, one over the other; and the least that the ratio should be."""
 
 
 SIDE_BY_SIDE = ((1, "--seed 1"), (1, "--seed 2"))
@@ -200,7 +200,7 @@ def one_round(suite: Suite, sb3_python: str | None) -> dict[str, float]:
     for name, jobs in suite.runs.items():
         prefixed = [([mpirun, "-np", str(n)] if n > 1 else [], flags) for n, flags in jobs]
         rates[name] = trained(suite, *prefixed)
-        if name == "one":  # from both sides: a machine that others share changes in between
+        if name == "one":  # before and after: the speed of a shared machine may change in between
             rates["bare"] = (rates["bare"] + suite.bare()) / 2
     if sb3_python is not None:
         one_core = ["taskset", "-c", "0"]
