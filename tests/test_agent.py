@@ -192,10 +192,14 @@ def test_files_that_are_refused(name: str, tmp_path: Path) -> None:
 
 
 SCRIPT = """
-import sys
+import time
+from mpi4py import MPI
 from trpo_mpi import TRPO
 model = TRPO("MlpPolicy", "CartPole-v1", net_arch=(8,), {more}).learn({steps})
+if MPI.COMM_WORLD.Get_rank() == 0:
+    time.sleep(0.5)
 model.save("{name}")
+print(f"{{TRPO.load('{name}')._whole().timesteps}}\\n", end="")
 """
 
 
@@ -206,11 +210,13 @@ def test_the_same_bits_on_any_number_of_ranks(tmp_path: Path, python: Run, mpiru
         (tmp_path / "script.py").write_text(script, encoding="utf-8")
         result = python("script.py") if ranks == 1 else mpirun(ranks, "script.py")
         assert result.returncode == 0, result.stderr
+        assert result.stdout == ranks * "4096\n"  # on each rank the file was there
     contents = [(tmp_path / f"on{ranks}.zip").read_bytes() for ranks in (1, 2, 3)]
     assert contents[0] == contents[1] == contents[2]
 
 
 STOPS = """
+import sys
 from mpi4py import MPI
 from trpo_mpi import TRPO
 rank = MPI.COMM_WORLD.Get_rank()
@@ -224,7 +230,14 @@ print(f"ended after {{len(calls)}}\\n", end="", flush=True)
 """
 
 
-@pytest.mark.parametrize("what", ["return False", "raise RuntimeError('the callback broke')"])
+WHAT = [
+    "return False",
+    "raise RuntimeError('the callback broke')",
+    "sys.exit('the callback broke')",
+]
+
+
+@pytest.mark.parametrize("what", WHAT)
 def test_a_callback_on_one_rank_stops_or_ends_all(what: str, tmp_path: Path, mpirun: Run) -> None:
     (tmp_path / "script.py").write_text(STOPS.format(what=what), encoding="utf-8")
     started = time.monotonic()
@@ -234,7 +247,8 @@ def test_a_callback_on_one_rank_stops_or_ends_all(what: str, tmp_path: Path, mpi
         assert result.stdout.count("ended after 3") == 2
     else:
         assert result.returncode != 0
-        assert result.stderr.count("RuntimeError: the callback broke") == 1
+        error = "SystemExit" if "exit" in what else "RuntimeError"
+        assert result.stderr.count(f"{error}: the callback broke") == 1
         assert "ended" not in result.stdout
     assert time.monotonic() - started < 60
 
@@ -253,6 +267,62 @@ def test_a_callback_alone() -> None:
     assert calls == [0, 1, 2]
     assert model._state is not None
     assert model._state["counters"]["iteration"] == 3
+
+
+@pytest.mark.parametrize("answer", [False, np.False_])
+def test_a_callback_stops_by_any_false(answer: Any) -> None:
+    model = small().learn(10_000, lambda *_: answer)
+    assert model._whole().iteration == 1
+
+
+def test_numpys_numbers_are_settings(tmp_path: Path) -> None:
+    """Which a file can keep."""
+    given = {"seed": np.int64(3), "max_kl": np.float32(0.5), "net_arch": [np.int64(4)]}
+    model = small(**given).learn(np.arange(65)[-1], seed=np.int16(4))
+    model.save(tmp_path / "model")
+    config = TRPO.load(tmp_path / "model").config
+    assert (config.seed, config.max_kl, config.net_arch) == (4, 0.5, (4,))
+
+
+@pytest.mark.parametrize("vector", [False, True])
+def test_evaluation_in_the_training_environment_begins_new_episodes(vector: bool) -> None:
+    """CartPole's return is its length: what was left of another episode would part them."""
+    env = gym.make_vec("CartPole-v1", 2) if vector else gym.make("CartPole-v1")
+    model = small(env, num_envs=None, timesteps_per_batch=32)
+
+    def callback(its: dict[str, Any], _: dict[str, Any]) -> None:
+        if its["trainer"].counters.iteration % 2:
+            evaluate_policy(model, env, 2)
+
+    for _ in range(4):
+        model.learn(64, callback)
+        evaluate_policy(model, env, 2)
+    assert model._trainer is not None
+    counters = model._trainer.counters
+    assert counters.episodes > 3
+    assert [float(length) for length in counters.lengths] == list(counters.returns)
+
+
+def test_one_environment_can_not_be_two() -> None:
+    env = Counter()
+    with pytest.raises(ValueError, match="gave one environment twice"):
+        small(lambda: env).learn(64)
+
+
+class Lives(Constant):
+    """Every third episode ends a game, of 15 steps and a score of 7."""
+
+    def step(self, action: Any) -> Any:
+        *result, terminated, truncated, info = super().step(action)
+        if terminated:
+            info["game"] = (7.0, 15) if self.episode % 3 == 2 else None
+        return *result, terminated, truncated, info
+
+
+def test_evaluation_counts_whole_games() -> None:
+    env = Lives()
+    assert evaluate_policy(small(env, num_envs=None), env, 3) == (7.0, 0.0)
+    assert env.episode == 9  # three games of three lives, and the next has begun
 
 
 @pytest.mark.parametrize("mode", [AutoresetMode.NEXT_STEP, AutoresetMode.SAME_STEP])

@@ -134,6 +134,10 @@ def test_no_ops_and_seeds() -> None:
     assert len(set(starts)) == 3
 
 
+def test_games_without_a_no_op_begin_without() -> None:
+    atari.make_atari("ALE/Backgammon-v5").reset(seed=0)
+
+
 def test_sticky_actions_are_the_ids_own_or_as_asked() -> None:
     def chance(env_id: str, asked: float | None) -> float:
         env = atari.make_atari(env_id, Atari(sticky_actions=asked))

@@ -1,6 +1,7 @@
 """What a person sees: the view on a terminal, as a terminal emulator shows it, and the log."""
 
 import fcntl
+import io
 import os
 import pty
 import re
@@ -15,14 +16,17 @@ from pathlib import Path
 import pyte
 import pytest
 from conftest import environment
+from rich.console import Console
 from toy_rows import BATCH, N, row
 
 from trpo_mpi import status
 from trpo_mpi.display import HEADER, HEADER_EVERY, Display
 from trpo_mpi.run_directory.status_file import STOPPED
+from trpo_mpi.terminal_view import TerminalView
 
 SCRIPT = """
 import os, sys, time, warnings
+from rich.console import Console
 from toy_rows import BATCH, N, row
 from trpo_mpi.display import Display
 display = Display(N * BATCH)
@@ -262,6 +266,16 @@ def test_the_log_is_a_table(capsys: pytest.CaptureFixture[str]) -> None:
         assert line.isascii()
         assert line.isprintable()
         assert len(line) <= 100
+
+
+def test_a_batch_of_nothing_but_resets(capsys: pytest.CaptureFixture[str]) -> None:
+    """Its speed is 0, its time left unknown; the view must bear it, too."""
+    empty = row(1) | {"timesteps_per_batch": 0, "steps_per_second": 0.0, "seconds": 0.0}
+    Display(1000).show(empty)
+    assert capsys.readouterr().out.splitlines()[1].split()[-3:] == ["0", "-", "-"]
+    view = TerminalView(Console(file=io.StringIO(), force_terminal=True), 1000, 0)
+    view.show(empty, None)
+    view.close()
 
 
 def test_a_log_may_leave_iterations_out(capsys: pytest.CaptureFixture[str]) -> None:

@@ -36,6 +36,9 @@ def test_makes_what_gymnasium_makes(env_id: str) -> None:
         ("a/b/c/d", ["a/b/c/d"]),
         ("", ["--env"]),
         (":Hopper-v4", ["--env"]),
+        ("a:b:Hopper-v4", ["a:b:Hopper-v4", "MODULE:ID"]),
+        (".a:Hopper-v4", [".a:Hopper-v4", "MODULE:ID"]),
+        ("../a:Hopper-v4", ["../a:Hopper-v4", "MODULE:ID"]),
         ("Hopper v4", ["Hopper v4"]),
     ],
 )

@@ -57,6 +57,16 @@ def test_the_cache_of_files_is_not_what_a_job_has_used(kinds: str, tmp_path: Pat
     assert memory._left(tmp_path / "absent", limit, used, prefix) is None
 
 
+def test_networks_that_do_not_fit(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(memory, "available", lambda: 10**9)
+    memory.check_networks(Config(), NUMBERS, 4, 64)
+    for config, columns in ((Config(net_arch=(4000, 4000)), 4), (Config(), 10**5)):
+        with pytest.raises(UsageError, match=f"with {columns} environments take .* 0.9 GiB free"):
+            memory.check_networks(config, NUMBERS, 1, columns)
+    # A convolutional network has one copy at a time, however many environments there are.
+    memory.check_networks(AtariConfig(), FRAMES, 4, 1000)
+
+
 def test_this_machine_says_what_it_has() -> None:
     free = memory.available()
     assert free is not None

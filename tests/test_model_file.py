@@ -83,9 +83,11 @@ def test_comes_back_to_the_last_bit(
     action: gym.Space[Any], normalised: bool, tmp_path: Path
 ) -> None:
     model = make_model(action, normalised)
+    model.reward_scale = 0.005
     model_file.save(tmp_path / "model.zip", model)
     loaded = model_file.load(str(tmp_path))  # the run directory names it, too
     assert content(loaded) == content(model)
+    assert loaded.reward_scale == 0.005
     rows = np.random.default_rng(1).standard_normal((3, 4))
     assert np.array_equal(loaded.normalizer(rows), model.normalizer(rows))
     seen = model.normalizer(rows)

@@ -6,7 +6,13 @@ from typing import Any
 
 import pytest
 
-from trpo_mpi.run_directory.progress import COLUMNS, GrowingFile, MonitorFile, ProgressFile
+from trpo_mpi.run_directory.progress import (
+    COLUMNS,
+    EvaluationsFile,
+    GrowingFile,
+    MonitorFile,
+    ProgressFile,
+)
 
 
 class Disk:
@@ -78,6 +84,23 @@ def test_files_that_have_gone_or_lost_rows_are_said_to_have(
     assert "progress.csv is gone and begins anew" in capsys.readouterr().err
     ProgressFile(tmp_path, 3).add({"iteration": 4})
     assert "progress.csv has lost rows" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("content", [b"", b"x\xff,1\n", b"1,2,3\n4,5,6\n"])
+def test_a_damaged_file_begins_anew(
+    content: bytes, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """With its head, which its readers need; what was there stays beside it."""
+    for name in ("progress", "monitor", "evaluations"):
+        (tmp_path / f"{name}.csv").write_bytes(content)
+    ProgressFile(tmp_path, 2).add({"iteration": 3})
+    MonitorFile(tmp_path, "Toy-v0", 4).add([(1.0, 1)])
+    EvaluationsFile(tmp_path, 2).add({"iteration": 3})
+    heads = {"progress": "iteration,", "monitor": "#{", "evaluations": "iteration,"}
+    for name, head in heads.items():
+        assert (tmp_path / f"{name}.csv").read_text().startswith(head)
+        assert (tmp_path / f"{name}.csv.old").read_bytes() == content
+    assert capsys.readouterr().err.count("is damaged and begins anew") == 3
 
 
 def test_a_new_run_puts_an_old_file_aside(tmp_path: Path) -> None:

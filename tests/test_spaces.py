@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from toy_training import toy_trainer, train
 
-from trpo_mpi.envs.spaces import Spaces, flattener, from_tree, to_tree
+from trpo_mpi.envs.spaces import Spaces, flattener, from_tree, same, to_tree
 from trpo_mpi.errors import EnvironmentFault, UsageError
 from trpo_mpi.run_directory import archive
 
@@ -18,6 +18,7 @@ ACTIONS = {
     "discrete": gym.spaces.Discrete(3, start=5),
     "multi-discrete": MULTI,
     "multi-binary": gym.spaces.MultiBinary((2, 2)),
+    "small discrete": gym.spaces.Discrete(3, start=-1, dtype=np.int16),
 }
 OBSERVATIONS: dict[str, gym.Space[Any]] = {
     "box": BOX,
@@ -26,6 +27,8 @@ OBSERVATIONS: dict[str, gym.Space[Any]] = {
     "multi-discrete": MULTI,
     "multi-binary": gym.spaces.MultiBinary((2, 2)),
     "dict": gym.spaces.Dict({"b": gym.spaces.Discrete(2), "a": BOX}),
+    "small discrete": gym.spaces.Discrete(4, dtype=np.int32),
+    "one number": gym.spaces.Box(-1, 1, ()),
     "tuple": gym.spaces.Tuple([MULTI, gym.spaces.Dict({"x": gym.spaces.MultiBinary(2)})]),
 }
 
@@ -86,6 +89,17 @@ def test_a_space_survives_its_file(space: gym.Space[Any]) -> None:
     first, second = (flattener(s)(s.sample()) for s in (space, again))
     assert np.array_equal(first, second)
     assert len(first) == Spaces(space, ACTIONS["box"]).observation_size
+
+
+def test_the_order_of_a_dicts_keys_counts() -> None:
+    """Flat observations follow it."""
+    ab, ba = (
+        gym.spaces.Tuple([gym.spaces.Dict([(name, OBSERVATIONS["box"]) for name in names])])
+        for names in ("ab", "ba")
+    )
+    assert same(ab, ab)
+    assert not same(ab, ba)
+    assert not same(ab[0], gym.spaces.Dict({"a": OBSERVATIONS["box"]}))
 
 
 def test_flat_observations_by_hand() -> None:

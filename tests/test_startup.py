@@ -1,6 +1,7 @@
 """Launchers, MPI libraries and threads: what is refused, and what runs alone."""
 
 import os
+import re
 import select
 import subprocess
 import sys
@@ -46,6 +47,25 @@ def test_threads_are_one_unless_the_user_set_them(monkeypatch: pytest.MonkeyPatc
     startup.limit_threads()
     assert os.environ["OPENBLAS_NUM_THREADS"] == "3"
     assert os.environ["OMP_NUM_THREADS"] == "1"
+
+
+@pytest.mark.parametrize(("given", "threads"), [("", "1"), ("3,2", "3")])
+def test_threads_of_a_script(given: str, threads: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Which sets the variable to another that is not there; or to a list, one for each level."""
+    for name in startup.THREAD_VARIABLES:
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("OMP_NUM_THREADS", given)
+    startup.limit_threads()
+    assert os.environ["TF_NUM_INTRAOP_THREADS"] == threads
+    assert os.environ["OMP_NUM_THREADS"] == (given or "1")
+
+
+@pytest.mark.parametrize("given", ["abc", "-1", "0", "2,x"])
+def test_threads_that_are_no_number(given: str, python: Run) -> None:
+    result = python("-m", "trpo_mpi.status", "runs", OMP_NUM_THREADS=given)
+    assert result.returncode == 2
+    expected = f"status: error: OMP_NUM_THREADS is '{given}'; it must be a number of 1 or more\n"
+    assert result.stderr == expected
 
 
 @pytest.mark.parametrize(
@@ -159,3 +179,33 @@ def test_ranks_that_share_a_core_wait_asleep(
     result = mpirun(2, "script.py", cores, timeout=60)
     assert result.returncode == 0, result.stderr
     assert result.stdout == f"{patient} 6.0\n"
+
+
+def test_training_that_diverges_is_one_line(python: Run) -> None:
+    flags = "--env CartPole-v1 --vf-stepsize 1e30 --max-iterations 4"
+    result = python("-m", "trpo_mpi.run_mujoco", *flags.split())
+    assert result.returncode == 1
+    last = result.stderr.splitlines()[-1]
+    assert last.startswith("rank 0 of 1: training has diverged: the critic gradient is not finite")
+    assert "Traceback" not in result.stderr
+
+
+@pytest.mark.parametrize("command", ["plot", "status"])
+def test_commands_for_one_process(command: str, python: Run) -> None:
+    result = python("-m", f"trpo_mpi.{command}", "runs", PMI_SIZE="2", PMI_RANK="0")
+    assert result.returncode == 2
+    assert "started 2 processes; this command is for one" in result.stderr
+
+
+def test_a_name_that_the_terminal_can_not_write(tmp_path: Path, python: Run) -> None:
+    (tmp_path / "ü").mkdir()
+    result = python("-m", "trpo_mpi.status", "ü", PYTHONIOENCODING="ascii")
+    assert (result.returncode, result.stderr) == (2, "status: error: there is no run in \\xfc\n")
+
+
+def test_check_of_a_short_run_is_of_whole_batches(python: Run) -> None:
+    flags = "--env CartPole-v1 --check --num-timesteps 64"
+    result = python("-m", "trpo_mpi.run_mujoco", *flags.split())
+    match = re.search(r"expected speed: (\d+) steps/s, 0.0 minutes in all", result.stdout)
+    assert match
+    assert int(match[1]) > 500

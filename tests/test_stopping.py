@@ -35,6 +35,17 @@ def test_the_first_signal_is_noted(number: int, capfd: pytest.CaptureFixture[str
     assert capfd.readouterr().err.count("stopping after this iteration") == 1
 
 
+def test_a_terminal_may_end_before_training_begins(capfd: pytest.CaptureFixture[str]) -> None:
+    """Ctrl-C then ends it at once, as ever."""
+    before = signal.getsignal(signal.SIGINT)
+    request = StopRequest()
+    request.heed_hangup()
+    os.kill(os.getpid(), signal.SIGHUP)
+    assert request.signal == signal.SIGHUP
+    assert signal.getsignal(signal.SIGINT) is before
+    assert "SIGHUP: stopping" in capfd.readouterr().err
+
+
 def test_nohup_is_heeded() -> None:
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
     asked = StopRequest()

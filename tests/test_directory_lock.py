@@ -1,0 +1,46 @@
+"""One process at a time writes into a directory."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from conftest import Run, started
+
+from trpo_mpi.directory_lock import hold
+
+HOLDS = """
+import sys, time
+from pathlib import Path
+from trpo_mpi.directory_lock import hold
+print(hold(Path(sys.argv[1])), flush=True)
+time.sleep(float(sys.argv[2]))
+"""
+
+
+def test_it_ends_with_the_process_that_holds_it(tmp_path: Path) -> None:
+    with started([sys.executable, "-c", HOLDS, str(tmp_path), "1000"], tmp_path) as other:
+        assert other.stdout is not None
+        assert other.stdout.readline() == "True\n"
+        assert not hold(tmp_path)
+        other.kill()
+        assert hold(tmp_path, patience=20)
+    assert hold(tmp_path)  # by itself a process is not kept out
+    again = [sys.executable, "-c", HOLDS, str(tmp_path / "." / "x" / ".."), "0"]
+    (tmp_path / "x").mkdir()
+    result = subprocess.run(again, capture_output=True, text=True, check=True)
+    assert result.stdout == "False\n"
+
+
+@pytest.mark.parametrize("resume", ["auto", "never"])
+def test_a_directory_in_which_a_run_is_at_work(resume: str, tmp_path: Path, python: Run) -> None:
+    """It has left nothing yet but its lock."""
+    with started([sys.executable, "-c", HOLDS, str(tmp_path), "1000"], tmp_path) as other:
+        assert other.stdout is not None
+        other.stdout.readline()
+        flags = ("--env", "CartPole-v1", "--outdir", ".", "--resume", resume)
+        result = python("-m", "trpo_mpi.run_mujoco", *flags)
+    assert result.returncode == 2
+    assert result.stderr.count("\n") == 1
+    assert "a run is at work there" in result.stderr
+    assert [path.name for path in tmp_path.iterdir()] == [".lock"]
