@@ -272,7 +272,7 @@ def test_a_full_disk_does_not_end_the_training(tmp_path: Path) -> None:
     assert all("could be written to run: File too large" in line for line in lines)
     assert iterations(tmp_path / "run") == 9
     left = sorted(p.name for p in (tmp_path / "run").rglob("*") if p.is_file())
-    assert left == ["config.json", "monitor.csv", "progress.csv", "status.json"]
+    assert left == [".lock", "config.json", "monitor.csv", "progress.csv", "status.json"]
 
 
 FAULTY = ["-m", MODULE, "--env", "toy_envs:Faulty-v0", "--num-envs", "5"]
