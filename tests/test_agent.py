@@ -199,6 +199,9 @@ model = TRPO("MlpPolicy", "CartPole-v1", net_arch=(8,), {more}).learn({steps})
 if MPI.COMM_WORLD.Get_rank() == 0:
     time.sleep(0.5)
 model.save("{name}")
+if MPI.COMM_WORLD.Get_rank() == 0:
+    TRPO.load("{name}")  # needs no other rank
+MPI.COMM_WORLD.Barrier()
 print(f"{{TRPO.load('{name}')._whole().timesteps}}\\n", end="")
 """
 

@@ -131,7 +131,7 @@ class TRPO:
         if tensorboard_log is not None:
             event_file.check_installed("tensorboard_log")
         if startup.launched().size > 1:
-            startup.connect()  # from here on a failure on one rank ends all
+            startup.abort_on_failure()
         self.tensorboard_log = tensorboard_log
         self._events: EventFile | None = None
         self.env: Env | None = None

@@ -161,7 +161,7 @@ def connect() -> "Communicator":
             + _cure(name, world is not None)
         )
     if comm.size > 1:
-        sys.excepthook = _abort_on_exception
+        abort_on_failure()
         comm.patient = comm.oversubscribed()
     return comm
 
@@ -278,6 +278,11 @@ def await_reader(seconds: float = 2.0) -> None:
             time.sleep(0.01)
     except OSError:  # closed, or the system does not report it
         pass
+
+
+def abort_on_failure() -> None:
+    """From now on an uncaught exception on this rank ends all of them."""
+    sys.excepthook = _abort_on_exception
 
 
 def _abort_on_exception(
