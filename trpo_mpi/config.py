@@ -26,6 +26,7 @@ class Range:
 
 
 Positive = Annotated[float, Range("a number above 0", lambda x: x > 0)]
+Seconds = Annotated[float, Range("a number of 1 or more", lambda x: x >= 1)]
 NonNegative = Annotated[float, Range("a number of 0 or more", lambda x: x >= 0)]
 Fraction = Annotated[float, Range("a number above 0 and up to 1", lambda x: 0 < x <= 1)]
 Discount = Annotated[float, Range("a number from 0 to 1", lambda x: 0 <= x <= 1)]
@@ -221,7 +222,7 @@ class Config:
     video_every: Count | None = None
     """Iterations between videos of an episode, videos/ITERATION.mp4 in the run directory; a
     separate process renders them. [default: none]"""
-    env_timeout: Positive = 600.0
+    env_timeout: Seconds = 600.0
     """Seconds that one step or reset of an environment may take before the job is aborted."""
     drift_check_every: Natural = 1
     """Iterations between checks that all ranks hold the same parameters (0: never)."""

@@ -15,7 +15,7 @@ import numpy as np
 
 from trpo_mpi.config import Config
 from trpo_mpi.envs.make import check_env
-from trpo_mpi.envs.spaces import Spaces, flattener
+from trpo_mpi.envs.spaces import Spaces, flattener, same
 from trpo_mpi.envs.watchdog import Watchdog
 from trpo_mpi.errors import EnvironmentFault, UsageError
 from trpo_mpi.model import Model
@@ -82,7 +82,7 @@ def check_environment(model: Model, run: str, spaces_of: Callable[..., Spaces] =
         ("observation space", model.spaces.observation, spaces.observation),
         ("action space", model.spaces.action, spaces.action),
     ):
-        if its != now:
+        if not same(its, now):
             raise UsageError(f"DIR {run} has {what} {its}, but {model.env} here has {now}")
 
 
