@@ -15,6 +15,11 @@ def outlive() -> None:
     sys.stdout, sys.stderr = _lasting(sys.stdout), _lasting(sys.stderr)
 
 
+def warn(text: str) -> None:
+    """Print a warning on standard error, at once."""
+    print(f"warning: {text}", file=sys.stderr, flush=True)
+
+
 class _Lasting(io.FileIO):
     def write(self, data: Any) -> int:
         try:

@@ -18,6 +18,7 @@ from typing import IO
 
 from trpo_mpi.config import Config
 from trpo_mpi.model import Model
+from trpo_mpi.output import warn
 from trpo_mpi.parallel import startup
 from trpo_mpi.run_directory import VIDEOS, model_file
 from trpo_mpi.stopping import StopRequest
@@ -132,7 +133,7 @@ def _remove(path: Path) -> None:
 
 
 def _warn(iteration: int, reason: str) -> None:
-    print(f"warning: no video of iteration {iteration}: {reason}", file=sys.stderr, flush=True)
+    warn(f"no video of iteration {iteration}: {reason}")
 
 
 def _step_back() -> None:

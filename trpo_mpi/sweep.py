@@ -16,6 +16,7 @@ from typing import Annotated
 
 from tyro.conf import UseAppendAction, arg
 
+from trpo_mpi.output import warn
 from trpo_mpi.parallel import startup
 
 if __name__ == "__main__":
@@ -118,7 +119,7 @@ def _show(runs: Sequence[Run], finished: Sequence[Run], varied: list[str], outdi
     fault = results.draw(finished, curves)
     print(f"the table is in {file}" + ("" if fault else f", learning curves in {curves}"))
     if fault:
-        print(f"warning: no {curves}: {fault}", file=sys.stderr)
+        warn(f"no {curves}: {fault}")
 
 
 if __name__ == "__main__":

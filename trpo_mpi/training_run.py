@@ -2,7 +2,6 @@
 
 import dataclasses
 import signal
-import sys
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -10,6 +9,7 @@ from typing import TYPE_CHECKING
 from trpo_mpi import display
 from trpo_mpi.evaluation import Evaluator, mode_of
 from trpo_mpi.formats import iteration_seconds
+from trpo_mpi.output import warn
 from trpo_mpi.parallel.communicator import Communicator
 from trpo_mpi.recording import Recorder
 from trpo_mpi.run_directory import EVALUATIONS, archive, status_file
@@ -180,11 +180,9 @@ class TrainingRun:
             self._shown.saved(trainer.counters.iteration)
         except OSError as error:
             self._writer.postpone()
-            print(
-                f"warning: no checkpoint of iteration {trainer.counters.iteration} could be "
-                f"written to {self._path}: {error.strerror}; older ones are whole",
-                file=sys.stderr,
-                flush=True,
+            warn(
+                f"no checkpoint of iteration {trainer.counters.iteration} could be written to "
+                f"{self._path}: {error.strerror}; older ones are whole"
             )
             return False
         return True

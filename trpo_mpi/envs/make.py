@@ -3,7 +3,6 @@
 import contextlib
 import difflib
 import re
-import sys
 import warnings
 from collections.abc import Iterator
 from typing import Any
@@ -16,6 +15,7 @@ from trpo_mpi.envs import atari as games
 from trpo_mpi.envs.rendering import screen_fault
 from trpo_mpi.envs.spaces import Spaces
 from trpo_mpi.errors import UsageError
+from trpo_mpi.output import warn
 
 
 def make_env(
@@ -108,7 +108,7 @@ def _plain_warnings() -> Iterator[None]:
         text = str(warning.message)
         if of_gymnasium := re.fullmatch(r"\x1b\[\d+mWARN: (.*)\x1b\[0m", text, re.DOTALL):
             text = " ".join(of_gymnasium[1].split())
-            print(f"warning: {text}", file=sys.stderr, flush=True)
+            warn(text)
         else:
             about = warning.category, warning.filename, warning.lineno
             warnings.showwarning(warning.message, *about, warning.file, warning.line)

@@ -16,7 +16,6 @@ under its name only once it is complete on disk.
 import contextlib
 import dataclasses
 import json
-import sys
 import time
 import zipfile
 from collections.abc import Sequence
@@ -28,6 +27,7 @@ from trpo_mpi.atomic_file import whole_file
 from trpo_mpi.config import CONFIGS, NOT_THE_RESULT, OF_ONE_START, Config, flag
 from trpo_mpi.errors import UsageError
 from trpo_mpi.model import Model
+from trpo_mpi.output import warn
 from trpo_mpi.run_directory import CHECKPOINTS, MODEL, archive, model_file
 
 FORMAT = 1
@@ -191,7 +191,7 @@ def newest(run: Path) -> Checkpoint | None:
         except archive.NewerFormatError as error:
             raise UsageError(f"--resume: {path} {error}") from None
         except archive.DAMAGE as error:
-            print(f"warning: {path} is damaged and left out: {error}", file=sys.stderr, flush=True)
+            warn(f"{path} is damaged and left out: {error}")
     return None
 
 

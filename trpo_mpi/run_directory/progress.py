@@ -4,13 +4,13 @@ import io
 import json
 import math
 import os
-import sys
 import time
 import weakref
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from trpo_mpi.output import warn
 from trpo_mpi.run_directory import EVALUATIONS, MONITOR, PROGRESS
 
 COLUMNS = (
@@ -78,7 +78,7 @@ class GrowingFile:
         if keep is None or not _begins(path, head):
             if keep is not None:
                 fault = "is damaged" if path.exists() else "is gone"
-                print(f"warning: {path} {fault} and begins anew", file=sys.stderr, flush=True)
+                warn(f"{path} {fault} and begins anew")
             if path.exists():
                 os.replace(path, path.with_name(f"{path.name}.old"))
             self._open("wb")
@@ -89,7 +89,7 @@ class GrowingFile:
         lines = self._file.read().splitlines(keepends=True)
         whole = lines[: head.count("\n") + keep]
         if len(whole) < head.count("\n") + keep:
-            print(f"warning: {path} has lost rows", file=sys.stderr, flush=True)
+            warn(f"{path} has lost rows")
         self._end = sum(len(line) for line in whole)
         self._file.truncate(self._end)
         self._file.seek(self._end)
@@ -110,11 +110,9 @@ class GrowingFile:
             self._write_pending()
         except OSError as error:
             if not self._warned:
-                print(
-                    f"warning: {self._path} can't be written: {error.strerror}; "
-                    "its rows are kept until it can",
-                    file=sys.stderr,
-                    flush=True,
+                warn(
+                    f"{self._path} can't be written: {error.strerror}; "
+                    "its rows are kept until it can"
                 )
             self._warned = True
 

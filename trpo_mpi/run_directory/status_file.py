@@ -8,7 +8,6 @@ import contextlib
 import json
 import os
 import socket
-import sys
 import time
 from dataclasses import dataclass
 from datetime import datetime, timezone
@@ -16,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from trpo_mpi.atomic_file import write_text
+from trpo_mpi.output import warn
 from trpo_mpi.run_directory import CONFIG, PROGRESS, STATUS
 
 RUNNING, FINISHED, STOPPED, FAILED, LOST = "running", "finished", "stopped", "failed", "lost"
@@ -48,11 +48,7 @@ def write(path: Path, state: str, reason: str = "") -> None:
     try:
         write_text(path / STATUS, json.dumps(record, indent=1) + "\n")
     except OSError as error:
-        print(
-            f"warning: {path / STATUS} can't be written: {error.strerror}",
-            file=sys.stderr,
-            flush=True,
-        )
+        warn(f"{path / STATUS} can't be written: {error.strerror}")
 
 
 def read(path: Path, done: bool, iteration_seconds: float = 0.0) -> Status:
