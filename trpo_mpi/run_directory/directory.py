@@ -2,7 +2,6 @@
 
 import dataclasses
 import importlib.metadata
-import itertools
 import json
 import platform
 import socket
@@ -29,6 +28,9 @@ from trpo_mpi.run_directory import (
 
 FILES = (PROGRESS, MONITOR, CONFIG, STATUS, MODEL, CHECKPOINTS)
 """What shows that a directory holds a run."""
+KILLED, CRASHED = 5.0, 100.0
+"""Seconds to wait for the lock of a process that is being killed, and of one on another machine:
+if that has crashed, NFS holds its lock for a minute and a half."""
 PACKAGES = ("numpy", "tensorflow", "gymnasium", "mujoco", "ale-py", "mpi4py")
 
 
@@ -73,29 +75,33 @@ def create(config: Config, resumes: bool) -> Path:
 
 def _new_directory(path: Path) -> Path:
     """Make the first of PATH, PATH-2, PATH-3, ... that is not there."""
-    for number in itertools.count(1):
-        chosen = path if number == 1 else path.with_name(f"{path.name}-{number}")
+    chosen, number = path, 1
+    while True:
         try:
             chosen.mkdir(parents=True)
             return chosen
         except FileExistsError:
-            continue
-    raise AssertionError
+            number += 1
+            chosen = path.with_name(f"{path.name}-{number}")
 
 
 def claim(path: Path) -> None:
     """Keep other runs out of a directory that is there, as long as this process lives.
 
-    Raises `UsageError` if a run is at work in it, and `OSError` if it can't be written. A run that
-    was killed is waited for, and longer on another machine: the lock of a node that has crashed
-    may outlive it by a minute and a half (the lease of NFS).
+    Raises `UsageError` if a run is at work in it, and `OSError` if it can't be written.
     """
+    if hold(path):
+        return
     host = status_file.host_of(path)
-    patience = 5.0 if host in (None, socket.gethostname()) else 100.0
+    patience = KILLED
+    if host not in (None, socket.gethostname()):
+        patience = CRASHED
+        note = f"a run on {host} holds {path}; waiting up to {patience:.0f} s for its end"
+        print(f"note: {note}", file=sys.stderr, flush=True)
     if not hold(path, patience):
         raise UsageError(
             f"{path}: a run is at work there{f' on {host}' if host else ''}; wait for its end, or "
-            f"name another directory by --outdir"
+            "name another directory by --outdir"
         )
 
 
