@@ -43,7 +43,7 @@ def test_starts_without_arguments_and_stops_on_ctrl_c(tmp_path: Path) -> None:
     assert "stopped by SIGINT" in out
     assert "--resume runs/Hopper-v4-default-s0" in out
     run = tmp_path / "runs" / "Hopper-v4-default-s0"
-    files = "checkpoints config.json model.zip monitor.csv progress.csv status.json".split()
+    files = ".lock checkpoints config.json model.zip monitor.csv progress.csv status.json".split()
     assert sorted(path.name for path in run.iterdir()) == files
     settings = json.loads((run / "config.json").read_text(encoding="utf-8"))["settings"]
     assert settings["env"] == "Hopper-v4"

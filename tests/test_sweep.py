@@ -89,7 +89,7 @@ def test_seeds() -> None:
         ("--envs", ["--envs", "one value or more"]),
         ("--envs CartPole-v1 --seeds 4-0", ["--seeds 4-0", "0-4"]),
         ("--envs CartPole-v1 --seeds one", ["--seeds one"]),
-        ("--envs CartPole-v1 --ranks 0", ["--ranks is 0", "1 or more"]),
+        ("--envs CartPole-v1 --ranks 0", ["--ranks is 0", "from 1 to"]),
         ("--envs CartPole-v1 --max-kl 0.1", ["--max-kl", "go after --"]),
         ("--envs CartPol-v1", ["CartPol-v1", "CartPole-v1"]),
         ("--envs CartPole-v1 -- --max-kl -1", ["--max-kl is -1.0", "above 0"]),
