@@ -57,6 +57,9 @@ class Terminal:
         self.resize(columns, lines)
 
     def resize(self, columns: int, lines: int) -> None:
+        """Change the size, after what has been written for the old one is shown."""
+        while select.select([self._own], [], [], 0)[0]:
+            self._stream.feed(os.read(self._own, 65536))
         self.screen.resize(lines, columns)
         fcntl.ioctl(self._own, termios.TIOCSWINSZ, struct.pack("HHHH", lines, columns, 0, 0))
 
