@@ -25,7 +25,10 @@ from trpo_mpi import (
     MlpPolicy,
     evaluate_policy,
 )
+from trpo_mpi.config import Config
 from trpo_mpi.envs.adopted import AdoptedEnvs
+from trpo_mpi.envs.make import check_env
+from trpo_mpi.model import initial_model
 from trpo_mpi.run_directory import checkpoint, model_file
 
 SMALL = {"net_arch": [8], "timesteps_per_batch": 64, "num_envs": 4, "vf_batch": 64}
@@ -531,6 +534,7 @@ def test_set_env_holds_the_spaces_together() -> None:
     [
         ({"gama": 0.9}, TypeError, "no argument 'gama'"),
         ({"outdir": "here"}, TypeError, "no argument 'outdir'"),
+        ({"gpu": -2}, ValueError, "gpu is '-2'; it must be"),
         ({"gamma": 7.0}, ValueError, "gamma is 7.0; it must be a number from 0 to 1"),
         ({"policy": "MlpLnPolicy"}, ValueError, "policy is 'MlpLnPolicy'; it must be"),
         ({"env": "CartPoll-v1"}, ValueError, "near matches are CartPole"),
@@ -540,11 +544,32 @@ def test_set_env_holds_the_spaces_together() -> None:
             "activation is 'gelu'; it must be one of tanh, relu, elu",
         ),
     ],
-    ids=["name", "commands", "range", "policy", "env", "choice"],
+    ids=["name", "commands", "gpu", "range", "policy", "env", "choice"],
 )
 def test_wrong_arguments(settings: dict[str, Any], error: type[Exception], words: str) -> None:
     with pytest.raises(error, match=words):
         TRPO(**settings)
+
+
+def test_a_device_is_named_by_its_number() -> None:
+    assert TRPO(gpu=0).config.gpu == "0"
+
+
+@pytest.mark.parametrize("kind", [TRPO, PPO])
+def test_episodes_take_the_place_of_time_steps(kind: type[TRPO]) -> None:
+    config = kind(episodes_per_batch=5).config
+    assert (config.episodes_per_batch, config.timesteps_per_batch) == (5, None)
+
+
+def test_a_commands_model_plays_by_id_what_it_was_trained_on(tmp_path: Path) -> None:
+    """Its observations end with the time; another environment is refused."""
+    config = Config(env="CartPole-v1", time_feature=True, net_arch=(8,))
+    model = initial_model(config, check_env("CartPole-v1", time_feature=True))
+    model_file.save(tmp_path / "model.zip", model)
+    loaded = TRPO.load(tmp_path / "model.zip", env="CartPole-v1")
+    assert evaluate_policy(loaded, "CartPole-v1", n_eval_episodes=2)[0] > 0
+    with pytest.raises(ValueError, match=r"the model has observation space .* environment has Box"):
+        evaluate_policy(loaded, gym.make("CartPole-v1"))
 
 
 def test_evaluation_plays_whole_episodes() -> None:

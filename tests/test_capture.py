@@ -233,6 +233,24 @@ def test_a_state_of_another_environment_is_refused() -> None:
         restore(other, capture(one))
 
 
+def test_a_window_belongs_to_the_start_and_not_to_the_state() -> None:
+    """A run resumed with `--render` draws, and one resumed without it does not."""
+    windowed, plain = (gym.make("CartPole-v1", render_mode=mode) for mode in ("rgb_array", None))
+    for env, seed in ((windowed, 1), (plain, 2)):
+        env.reset(seed=seed)
+    windowed.render()
+    window, state = windowed.unwrapped.screen, windowed.unwrapped.state
+    drawn, undrawn = capture(windowed), capture(plain)
+    restore(plain, drawn)
+    assert plain.unwrapped.render_mode is None
+    assert plain.unwrapped.screen is None
+    np.testing.assert_array_equal(plain.unwrapped.state, state)
+    restore(windowed, undrawn)
+    assert windowed.unwrapped.render_mode == "rgb_array"
+    assert windowed.unwrapped.screen is window
+    assert windowed.render().any()
+
+
 def test_what_is_restored_is_data_and_never_code() -> None:
     """A state can't name a class or a function to be called."""
     env = gym.make("CartPole-v1")

@@ -286,6 +286,7 @@ def test_objects_are_no_trees() -> None:
         ({"net_arch": (9,)}, "--net-arch is (9,)"),
         ({"timesteps_per_batch": 32}, "--timesteps-per-batch is 32"),
         ({"num_envs": 3, "allow_changes": True}, "a run keeps its environments"),
+        ({"recipe": "chainerrl", "allow_changes": True}, "change single settings"),
         ({"gamma": 0.9, "allow_changes": True}, ""),
         ({"num_timesteps": 9000, "max_iterations": 3, "gpu": "auto"}, ""),
     ],

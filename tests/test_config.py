@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from trpo_mpi.config import CONFIGS, Config
+from trpo_mpi.config import CONFIGS, AtariConfig, Config
 from trpo_mpi.errors import UsageError
 from trpo_mpi.grid import Grid, batch_grid
 
@@ -45,13 +45,16 @@ def test_defaults_are_in_their_ranges() -> None:
         ("stop_return", float("nan"), "a finite number"),
         ("init_logstd", float("inf"), "a finite number"),
         ("drift_check_every", -1, "a whole number from 0 to"),
+        ("frame_stack", 101, "a whole number from 1 to 100"),
+        ("max_frames", 2**31, "a whole number from 1 to 10^9"),
         ("gpu", "none", "-1, auto or a device's number"),
         ("gpu", "-2", "-1, auto or a device's number"),
     ],
 )
 def test_out_of_range_is_refused_by_flag_value_and_range(name: str, value: Any, words: str) -> None:
+    kind = Config if hasattr(Config, name) else AtariConfig
     with pytest.raises(UsageError) as refusal:
-        Config(**{name: value}).validate()
+        kind(**{name: value}).validate()
     text = str(refusal.value)
     assert text.startswith("--" + name.replace("_", "-"))
     assert str(value[-1] if isinstance(value, tuple) else value)[:37] in text

@@ -23,25 +23,38 @@ def test_the_advice_fits(config: Config, spaces: Spaces, monkeypatch: pytest.Mon
     monkeypatch.setattr(memory, "available", lambda: 10**9)
     too_many = Grid(16, 10**7)
     with pytest.raises(UsageError, match="--timesteps-per-batch 160000000 takes") as refusal:
-        memory.check_batch(config, too_many, spaces, 16)
+        memory.check_batch(config, too_many, spaces, 2, 16)
     advice = int(str(refusal.value).split()[-3])
     assert advice % 16 == 0
-    memory.check_batch(config, Grid(16, advice // 16), spaces, 16)
+    memory.check_batch(config, Grid(16, advice // 16), spaces, 2, 16)
     with pytest.raises(UsageError):
-        memory.check_batch(config, Grid(16, advice // 16 + 1), spaces, 16)
-    memory.check_batch(config, Grid(16, advice // 16 * 2), spaces, 8)  # half of them elsewhere
+        memory.check_batch(config, Grid(16, advice // 16 + 1), spaces, 2, 16)
+    memory.check_batch(config, Grid(16, advice // 16 * 2), spaces, 1, 8)  # half of them elsewhere
 
 
 def test_pictures_stay_bytes() -> None:
-    assert 2 * 28224 < memory.bytes_of_a_step(AtariConfig(), FRAMES) < 3.1 * 28224
+    assert 2 * 28224 < memory.bytes_of_a_step(AtariConfig(), FRAMES) < 4 * 28224
     flat = AtariConfig(policy="MlpPolicy")
     assert memory.bytes_of_a_step(flat, FRAMES) > 12 * 28224
+
+
+def test_what_takes_more_is_counted() -> None:
+    """Bytes per step of Nature's network, its layers' numbers, and the images as numbers."""
+    layers = 20 * 20 * 32 + 9 * 9 * 64 + 7 * 7 * 64 + 512
+    small, nature = (AtariConfig(cnn=cnn, fisher_fraction=1.0) for cnn in ("small", "nature"))
+    assert memory.bytes_of_a_step(nature, FRAMES) == 5 * 28224 + 4 * layers + 200
+    assert memory.bytes_of_a_step(small, FRAMES) < memory.bytes_of_a_step(nature, FRAMES)
+    two = AtariConfig(vf_two_batches=True)
+    more = memory.bytes_of_a_step(two, FRAMES) - memory.bytes_of_a_step(AtariConfig(), FRAMES)
+    assert more == 3 * 28224
+    assert memory.bytes_of_work(nature, FRAMES) > 4 * (28224 + layers)
+    assert memory.bytes_of_work(Config(), NUMBERS) == 0
 
 
 def test_not_even_one_step(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(memory, "available", lambda: 1000)
     with pytest.raises(UsageError, match="not one time step"):
-        memory.check_batch(Config(), Grid(16, 128), NUMBERS, 16)
+        memory.check_batch(Config(), Grid(16, 128), NUMBERS, 1, 16)
 
 
 @pytest.mark.parametrize("kinds", list(memory.CGROUPS), ids=["version 2", "version 1"])

@@ -254,6 +254,7 @@ def test_arrays_of_the_wrong_size_are_refused(saved: Path) -> None:
         ({"net_arch": (6,)}, Spaces(OBSERVATION, BOX), "net_arch (6, 5), but the run has (6,)"),
         ({"normalize_observations": False}, Spaces(OBSERVATION, BOX), "normalize_observations"),
         ({"normalize_returns": False}, Spaces(OBSERVATION, BOX), "normalize_returns"),
+        ({"reward_scale": 0.1}, Spaces(OBSERVATION, BOX), "reward_scale 1.0, but the run has 0.1"),
         ({}, Spaces(OBSERVATION, DISCRETE), "action space"),
         ({}, Spaces(gym.spaces.Box(-1, 1, (4,)), BOX), "observation space"),
     ],

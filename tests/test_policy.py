@@ -256,3 +256,5 @@ def test_the_order_of_channels_is_seen() -> None:
     ]
     np.testing.assert_array_equal(*features)
     assert features[0].any()
+    many = Cnn((24, 24, 30), "small", 1 / 255)  # more channels than rows are still channels
+    assert many.shapes[0] == (8, 8, 30, 16)

@@ -3,10 +3,12 @@
 import json
 import typing
 from pathlib import Path
+from typing import Any
 
 import pytest
 from conftest import Run
 
+from trpo_mpi.command_line import training_settings
 from trpo_mpi.config import CONFIGS, Config, Recipes
 from trpo_mpi.errors import UsageError
 from trpo_mpi.grid import batch_grid
@@ -63,6 +65,29 @@ def test_listing_names_each_with_its_source() -> None:
     for name, recipe in RECIPES.items():
         assert f"{name}: {recipe.about}" in text
         assert recipe.source in text
+
+
+@pytest.mark.parametrize(
+    ("words", "unset", "given"),
+    [
+        ("coady --timesteps-per-batch 2048", "episodes_per_batch", ("timesteps_per_batch", 2048)),
+        ("coady --net_arch 64 64", "size_multiple", ("net_arch", (64, 64))),
+        ("chainerrl --episodes-per-batch=20", "timesteps_per_batch", ("episodes_per_batch", 20)),
+    ],
+)
+def test_a_flag_takes_the_place_of_its_alternative(
+    words: str, unset: str, given: tuple[str, Any]
+) -> None:
+    config = training_settings("run_mujoco", ["--recipe", *words.split()])
+    assert getattr(config, unset) is None
+    assert getattr(config, given[0]) == given[1]
+    assert getattr(config_of(config.recipe, "run_mujoco"), unset) is not None
+
+
+def test_two_alternatives_are_refused() -> None:
+    flags = ["--net-arch", "8", "8", "--size-multiple", "3"]
+    with pytest.raises(UsageError, match="--net-arch 8 8 and --size-multiple 3: set only one"):
+        training_settings("run_mujoco", flags)
 
 
 def test_flags_override_a_recipe(python: Run, tmp_path: Path) -> None:

@@ -322,7 +322,9 @@ def test_a_signal_stops_all_and_the_same_command_goes_on(tmp_path: Path) -> None
         other = call(tmp_path, SLOW)
         assert other.returncode == 2
         assert other.stdout == ""
-        assert re.fullmatch(r"sweep: error: --outdir runs: another sweep.* using it\n", other.stderr)
+        assert re.fullmatch(
+            r"sweep: error: --outdir runs: another sweep.* using it\n", other.stderr
+        )
         os.killpg(process.pid, signal.SIGTERM)
         out, _ = process.communicate(timeout=600)
     assert process.returncode == 75

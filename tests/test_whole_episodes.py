@@ -1,5 +1,6 @@
 """Batches of whole episodes, the critic's second batch, the time feature: Coady's recipe."""
 
+import re
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -107,6 +108,7 @@ def test_grid() -> None:
     assert batch_grid(Config(episodes_per_batch=20), 20) == Grid(20, 0, 1)
     assert batch_grid(Config(episodes_per_batch=20, num_envs=5), 2) == Grid(5, 0, 4)
     assert Grid(5, 0, 4).rows(256) == 51
+    assert Grid(16, 75).rows(4096) == 256  # a batch that is adapted may grow that large
 
 
 @pytest.mark.parametrize(
@@ -126,8 +128,11 @@ def test_memory_of_the_longest_episodes_is_asked_for(monkeypatch: pytest.MonkeyP
     assert grid.timesteps == 20_000
     spaces = Spaces(gym.spaces.Box(-1, 1, (11,)), gym.spaces.Box(-1, 1, (3,)))
     monkeypatch.setattr(memory, "available", lambda: 2 * 10**6)
-    with pytest.raises(UsageError, match="--episodes-per-batch 20 takes up to .* not one episode"):
-        memory.check_batch(config, grid, spaces, 20)
+    warning = memory.check_batch(config, grid, spaces, 1, 20)
+    assert warning is not None
+    assert re.match(r"--episodes-per-batch 20 takes up to .* if episodes are that long", warning)
+    monkeypatch.setattr(memory, "available", lambda: 10**9)
+    assert memory.check_batch(config, grid, spaces, 1, 20) is None
 
 
 def test_time_feature() -> None:

@@ -30,7 +30,8 @@ from trpo_mpi.display import Display
 from trpo_mpi.envs import given
 from trpo_mpi.envs.adopted import AdoptedEnvs
 from trpo_mpi.envs.given import Env
-from trpo_mpi.envs.spaces import flat_rows, same
+from trpo_mpi.envs.make import make_env
+from trpo_mpi.envs.spaces import Spaces, flat_rows, same
 from trpo_mpi.envs.vector import ColumnEnvs
 from trpo_mpi.errors import UsageError
 from trpo_mpi.grid import Grid, batch_grid
@@ -92,7 +93,8 @@ class TRPO:
         tensorboard_log: a directory; `learn` writes TensorBoard's event file into the first of
             TRPO_1, TRPO_2, ... in it that does not exist yet.
         more: the other fields of `Config` in `SETTINGS`: `seed`, `num_envs`, `net_arch`, ...;
-            `network` may be a function or a Keras model, see `trpo_mpi.policies.own`.
+            `network` may be a function or a Keras model, see `trpo_mpi.policies.own`;
+            `episodes_per_batch` takes the place of `timesteps_per_batch`.
 
     Raises `ValueError` for a value out of range and for spaces that can't be trained on, and
     `TypeError` for an unknown argument.
@@ -121,7 +123,10 @@ class TRPO:
         if unknown:
             raise TypeError(f"{type(self).__name__}() has no argument {unknown[0]!r}")
         settings = STABLE_BASELINES | {key: named[key] for key in SETTINGS & set(named)} | more
+        if settings.get("episodes_per_batch") is not None:
+            settings["timesteps_per_batch"] = None
         settings = {key: _plain(x) for key, x in settings.items()}
+        settings["gpu"] = str(settings.get("gpu", Config.gpu))
         if not isinstance(settings.get("network"), str | None):
             network = settings["network"]
             settings["network"] = register_network(name_of(network), network)
@@ -148,18 +153,29 @@ class TRPO:
 
     def set_env(self, env: Env) -> None:
         """Train on `env` from now on. Raises `ValueError` if its spaces are not the model's."""
-        spaces = given.spaces_of(env)
+        spaces = given.spaces_of(env, self.make_env)
         spaces.check()
         if self._model is None:
             if self.config.network is not None:
                 self._start_tensorflow()
             self.config = replace(self.config, env=given.name_of(env))
             self._model = initial_model(self.config, spaces)
+        self._check_spaces(spaces)
+        self.env, self._trainer = env, None
+
+    def check_spaces(self, env: Env) -> None:
+        """Raise `ValueError` unless `env` has the spaces of the model's environment."""
+        self._check_spaces(given.spaces_of(env, self.make_env))
+
+    def _check_spaces(self, spaces: Spaces) -> None:
         for what in ("observation", "action"):
-            its, new = (getattr(s, what) for s in (self._model.spaces, spaces))
+            its, new = (getattr(s, what) for s in (self._whole().spaces, spaces))
             if not same(its, new):
                 raise UsageError(f"the model has {what} space {its}, but the environment has {new}")
-        self.env, self._trainer = env, None
+
+    def make_env(self, env_id: str) -> gym.Env[Any, Any]:
+        """Make an environment from its id, as in training if a command trained the model."""
+        return make_env(env_id) if self._model is None else self._model.make_env(env_id=env_id)
 
     def learn(
         self,
@@ -257,7 +273,9 @@ class TRPO:
             raise UsageError("there is no environment to learn in: set_env gives one")
         comm = startup.connect()
         self._start_tensorflow()
-        comm, grid, envs = comm.everywhere(lambda: _environments(env, self.config, comm))
+        comm, grid, envs = comm.everywhere(
+            lambda: _environments(env, self.config, comm, self.make_env)
+        )
         if given.is_own(env) and comm.size > 1 and comm.is_root:
             note = "each rank's own: the result depends on the number of ranks"
             print(f"note: this environment is {note}", file=sys.stderr, flush=True)
@@ -546,7 +564,8 @@ def evaluate_policy(
     there.
     """
     number = env.num_envs if isinstance(env, gym.vector.VectorEnv) else 1
-    envs = given.columns_of(env, range(number))
+    model.check_spaces(env)
+    envs = given.columns_of(env, range(number), model.make_env)
     share = [(n_eval_episodes + i) // number for i in range(number)]
     observations, _ = envs.reset(seed=[seed + i for i in range(number)])
     running, returns = np.zeros(number), [list[float]() for _ in range(number)]
@@ -570,7 +589,7 @@ def evaluate_policy(
 
 
 def _environments(
-    env: Env, config: Config, comm: Communicator
+    env: Env, config: Config, comm: Communicator, make: given.Make
 ) -> tuple[Communicator, Grid, ColumnEnvs | AdoptedEnvs]:
     """The grid, the ranks that share its columns, and this rank's environments."""
     if given.is_own(env):
@@ -588,7 +607,7 @@ def _environments(
         config = replace(config, num_envs=own * comm.size)
     grid = batch_grid(config, comm.size)
     comm = comm.with_columns(grid.num_envs)
-    return comm, grid, given.columns_of(env, comm.columns)
+    return comm, grid, given.columns_of(env, comm.columns, make)
 
 
 @functools.cache

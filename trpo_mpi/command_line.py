@@ -7,11 +7,11 @@ import io
 import re
 import sys
 import typing
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import tyro
 
-from trpo_mpi.config import CONFIGS, Config, check_names, flag, ranges
+from trpo_mpi.config import ALTERNATIVES, CONFIGS, Config, check_names, flag, ranges
 from trpo_mpi.errors import UsageError
 from trpo_mpi.help_text import help_text, required
 from trpo_mpi.parallel import startup
@@ -63,9 +63,15 @@ def training_settings(module: str, arguments: list[str] | None = None) -> Config
     `arguments` are by default those of this process.
     """
     kind = CONFIGS[module]
+    arguments = sys.argv[1:] if arguments is None else arguments
     config = parse(kind, module, arguments)
     if config.recipe != "default":
-        config = parse(kind, module, arguments, config_of(config.recipe, module, config.env))
+        base = config_of(config.recipe, module, config.env)
+        given = {word.partition("=")[0].replace("_", "-") for word in arguments}
+        unset: dict[str, Any] = {
+            other: None for name, other in ALTERNATIVES.items() if flag(name) in given
+        }
+        config = parse(kind, module, arguments, dataclasses.replace(base, **unset))
     config.validate()
     return config
 

@@ -35,6 +35,8 @@ Chance = Annotated[float, Range("a number from 0 and below 1", lambda x: 0 <= x 
 Count = Annotated[int, Range("a whole number from 1 to 10^15", lambda x: 1 <= x <= 10**15)]
 Natural = Annotated[int, Range("a whole number from 0 to 10^15", lambda x: 0 <= x <= 10**15)]
 Pixels = Annotated[int, Range("a whole number from 1 to 1000", lambda x: 1 <= x <= 1000)]
+Stack = Annotated[int, Range("a whole number from 1 to 100", lambda x: 1 <= x <= 100)]
+Frames = Annotated[int, Range("a whole number from 1 to 10^9", lambda x: 1 <= x <= 10**9)]
 Policies = Literal[
     "MlpPolicy",
     "MlpLstmPolicy",
@@ -286,6 +288,11 @@ class Config:
                         f"{flag(name)} {getattr(self, name)} and --episodes-per-batch "
                         f"{self.episodes_per_batch}: set only one of the two"
                     )
+        if self.size_multiple is not None and self.net_arch != type(self).net_arch:
+            raise UsageError(
+                f"--net-arch {' '.join(map(str, self.net_arch))} and --size-multiple "
+                f"{self.size_multiple}: set only one of the two"
+            )
         for name in ("eval_every", "eval_deterministic"):
             if getattr(self, name) and not self.eval_episodes:
                 raise UsageError(
@@ -314,19 +321,19 @@ class Atari:
     noop_max: Natural = 30
     """Atari: start each game with a random number of no-op frames, at most this many."""
     fire_reset: bool = True
-    """Atari: press FIRE if a game, or a life in it, waits for that."""
+    """Atari: press FIRE at the start of an episode, for games that wait for it."""
     episodic_life: bool = True
     """Atari: a lost life ends an episode for the learner; reported returns are of whole games."""
     screen_size: Pixels = 84
     """Atari: height and width of the image, in pixels."""
     grayscale: bool = True
     """Atari: grey images in place of colour."""
-    frame_stack: Count = 4
+    frame_stack: Stack = 4
     """Atari: images of consecutive time steps that are stacked into one observation."""
     sticky_actions: Chance | None = None
     """Atari: probability, in each frame, that the previous action is repeated. [default: the id's
     own, 0.25 for ALE/Pong-v5 and 0 for PongNoFrameskip-v4]"""
-    max_frames: Count = 108_000
+    max_frames: Frames = 108_000
     """Atari: frames after which a game is cut off; the default is half an hour of play."""
 
 
@@ -369,6 +376,13 @@ class AtariConfig(Atari, Config):
 
 CONFIGS = {config.command: config for config in (Config, AtariConfig)}
 """The settings of the training commands, by command name."""
+
+ALTERNATIVES = {
+    "net_arch": "size_multiple",
+    "timesteps_per_batch": "episodes_per_batch",
+    "episodes_per_batch": "timesteps_per_batch",
+}
+"""Settings that replace another: beside a recipe, giving one unsets the recipe's other."""
 
 NOT_THE_RESULT = frozenset(
     "outdir resume allow_changes checkpoint_every env_timeout drift_check_every render gpu check "

@@ -27,8 +27,9 @@ from trpo_mpi.evaluation import load_model
 class Export:
     """Export a trained policy as a TensorFlow SavedModel, which runs without this package.
 
-    It takes observations as the environment returns them, and returns the most probable actions as
-    the environment takes them; the normaliser is included. Prints its inputs and outputs.
+    It takes observations as the environment returns them (and after them, if trained with
+    --time-feature, the elapsed fraction of the time limit), and returns the most probable actions
+    as the environment takes them; the normaliser is included. Prints its inputs and outputs.
     """
 
     run: Annotated[Positional[str], arg(metavar="DIR")]
@@ -73,6 +74,8 @@ def main() -> int:
         for name, spec in signature.items():
             shape = ", ".join(["N", *map(str, spec.shape[1:])])
             print(f"{what:8}{name:{width}}{f'({shape})':16}{spec.dtype.name}")
+    if model.time_feature:
+        print("the last number of an observation is the elapsed fraction of the time limit")
     if "state" in inputs:
         print("episodes begin with a state of zeros; what comes out goes into the next step")
     return 0

@@ -32,8 +32,7 @@ class Grid:
 
     def rows(self, timesteps: int) -> int:
         """The most time indices, at least one, that hold no more than `timesteps` time steps."""
-        rows = max(1, timesteps // self.num_envs)
-        return min(self.horizon, rows) if self.horizon else rows
+        return max(1, timesteps // self.num_envs)
 
 
 def batch_grid(config: Config, ranks: int) -> Grid:

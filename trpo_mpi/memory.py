@@ -29,25 +29,47 @@ def bytes_of_a_step(config: Config, spaces: Spaces) -> int:
     images = POLICIES[config.policy].images
     kind = np.dtype(observation_type(spaces.observation, images))
     # As collected, padded, and as the update's tensors.
-    each = 3 * kind.itemsize
+    copies = 6 if config.vf_two_batches else 3
+    each = copies * kind.itemsize
     if config.normalize_observations and not images:
         each += 8  # the raw observation
-    return spaces.observation_size * each + 200
+    size = spaces.observation_size
+    layers = 0.0  # which all Fisher-vector products of a policy step share, with their inputs
+    if images and config.algo in ("trpo", "npg"):
+        inputs = 2 * kind.itemsize * size
+        layers = config.fisher_fraction * (inputs + 4 * _activations(config, spaces))
+    return int(size * each + layers) + 200
 
 
-def check_batch(config: Config, grid: Grid, spaces: Spaces, columns: int) -> None:
-    """Raise `UsageError` if a node lacks the memory for the `columns` that its ranks own."""
-    needed = bytes_of_a_step(config, spaces) * grid.horizon * columns
-    free = available()
-    if free is not None and needed > free:
-        each, kind = grid.episodes or grid.horizon, "episode" if grid.episodes else "time step"
-        fits = int(each * free / needed) * grid.num_envs
-        advice = f"{fits} would fit" if fits else f"not one {kind} of each environment fits"
-        raise UsageError(
-            f"--{kind.replace(' ', '')}s-per-batch {each * grid.num_envs} takes "
-            f"{'up to ' if grid.episodes else ''}{needed / GIB:.1f} GiB of the memory of "
-            f"a node, which has {free / GIB:.1f} GiB free; {advice}"
-        )
+def bytes_of_work(config: Config, spaces: Spaces) -> int:
+    """Bytes per time step of a column of images that a rank takes while it works on one."""
+    if not POLICIES[config.policy].images:
+        return 0
+    return 4 * spaces.observation_size + 2 * 4 * _activations(config, spaces)
+
+
+def _activations(config: Config, spaces: Spaces) -> int:
+    architecture = Architecture.of(config)
+    policy = architecture.make_policy(spaces.observation, spaces.action)
+    return policy.encoder.activations
+
+
+def check_batch(config: Config, grid: Grid, spaces: Spaces, ranks: int, columns: int) -> str | None:
+    """Raise `UsageError` if a node lacks the memory for a batch of its ranks' `columns`.
+
+    Batches of whole episodes may be smaller: then return a warning, if there is cause.
+    """
+    each = bytes_of_a_step(config, spaces) * columns + bytes_of_work(config, spaces) * ranks
+    needed, free = each * grid.horizon, available()
+    if free is None or needed <= free:
+        return None
+    memory = f"{needed / GIB:.1f} GiB of the memory of a node, which has {free / GIB:.1f} GiB free"
+    if grid.episodes:
+        number = grid.episodes * grid.num_envs
+        return f"--episodes-per-batch {number} takes up to {memory}, if episodes are that long"
+    fits = int(grid.horizon * free / needed) * grid.num_envs
+    advice = f"{fits} would fit" if fits else "not one time step of each environment fits"
+    raise UsageError(f"--timesteps-per-batch {grid.timesteps} takes {memory}; {advice}")
 
 
 def check_networks(config: Config, spaces: Spaces, ranks: int, columns: int) -> None:

@@ -43,9 +43,14 @@ class Model:
     timesteps: int | None = None
     """Time steps of its run until then; None if the file does not say."""
 
-    def make_env(self, render_mode: str | None = None) -> gym.Env[Any, Any]:
-        """Make an environment as in training; raises as `envs.make.make_env` does."""
-        return make_env(self.env, render_mode, self.atari, self.time_feature)
+    def make_env(
+        self, render_mode: str | None = None, env_id: str | None = None
+    ) -> gym.Env[Any, Any]:
+        """Make an environment as in training, of another id if one is given.
+
+        Raises as `envs.make.make_env` does.
+        """
+        return make_env(env_id or self.env, render_mode, self.atari, self.time_feature)
 
     def actor(self) -> Actor:
         """The policy, for acting on normalised observations."""
@@ -104,6 +109,7 @@ class Model:
             ),
             ("normalize_observations", normalized, config.normalize_observations and not images),
             ("normalize_returns", self.return_moments is not None, config.normalize_returns),
+            ("reward_scale", self.reward_scale, config.reward_scale),
         ):
             spaced = isinstance(mine, gym.Space)
             if not (same(mine, its) if spaced else mine == its):

@@ -2,8 +2,10 @@
 
 A recipe keeps its source's batch, summed over all workers, and lays it out as a grid. It adopts
 settings but not defects: time limits are told from terminations, all ranks share one normaliser, a
-line search's result is used. `differs` states all other differences from the source. Settings that
-a recipe does not name are the command's defaults.
+line search's result is used. Networks begin with orthogonal matrices, and where observations or
+rewards are normalised, by this project's rule (`normalization`), the first batch only initialises
+that. `differs` states all other differences from the source. Settings that a recipe does not name
+are the command's defaults.
 """
 
 from dataclasses import dataclass, field
@@ -181,8 +183,9 @@ RECIPES = {
         "divided by their standard deviation, in the source by three times that; each action has "
         "one log-variance parameter, in the source the sum of many, which learns faster; the "
         "critic's step size in the source is 0.01 over the square root of the units of its middle "
-        "layer, 2e-3 for Hopper; time is a fraction of the limit, in the source in thousands; "
-        "an episode that a time limit ends is bootstrapped from the critic",
+        "layer, 2e-3 for Hopper, and its targets are sums of rewards, here TD(lambda); the scale "
+        "of rewards is 1 - gamma for this gamma only; time is a fraction of the limit, in the "
+        "source in thousands; an episode that a time limit ends is bootstrapped from the critic",
         by_env={
             "Reacher": {"episodes_per_batch": 50},
             "Swimmer": {"episodes_per_batch": 5},

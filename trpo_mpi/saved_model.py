@@ -1,7 +1,8 @@
 """A policy as a TensorFlow SavedModel: from raw observations to actions, without this package.
 
 The signature `serving_default` takes a batch of N observations as the environment returns them,
-`observation`, (N, *shape), and returns `action`, (N, *shape) as the environment takes it: the most
+`observation`, (N, *shape), after training with `--time-feature` followed by the elapsed fraction
+of the time limit, and returns `action`, (N, *shape) as the environment takes it: the most
 probable one. Each part of a Dict or Tuple is an input of its own, `observation_<key>` and so on.
 `parameters`, (N, K), are the distribution's: logits, or means and logarithms of standard
 deviations. A recurrent policy takes `state`, (N, S), and returns the next one under the same name;

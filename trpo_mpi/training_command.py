@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import gymnasium as gym
 import numpy as np
 
-from trpo_mpi import display, memory, tensorflow_setup, video
+from trpo_mpi import display, memory, output, tensorflow_setup, video
 from trpo_mpi.command_line import parse, training_settings
 from trpo_mpi.config import CONFIGS, Config
 from trpo_mpi.envs.capture import find_fault
@@ -59,10 +59,17 @@ def main(module: str) -> int:
     if start is not None:
         start.check_fits(config, spaces, source)
     on_node = comm.node_sum(len(comm.columns))
-    largest = largest_grid(config, grid, time_limit(config.env, config.atari))
+    limit = time_limit(config.env, config.atari)
+    largest = largest_grid(config, grid, limit)
     ranks_on_node = comm.node_sum(1)
     comm.everywhere(lambda: memory.check_networks(config, spaces, ranks_on_node, on_node))
-    comm.everywhere(lambda: memory.check_batch(config, largest, spaces, on_node))
+    doubt = comm.everywhere(
+        lambda: memory.check_batch(config, largest, spaces, ranks_on_node, on_node)
+    )
+    if grid.episodes and limit is None:
+        doubt = f"{config.env} has no time limit: a batch lasts until its episodes have ended"
+    if doubt and comm.is_root:
+        output.warn(doubt)
     envs = comm.everywhere(lambda: _make_envs(config, comm, fault is None, watchdog))
     evaluator = None
     if config.eval_episodes:

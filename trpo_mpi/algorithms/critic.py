@@ -51,7 +51,7 @@ class Critic:
         self._network = network
         self._columns = columns = 1 if network.one_column else columns
         self._minibatch_rows = rows
-        self._padded_rows = None if steps is None else round_up_to_8(rows)
+        self._padded_rows = None if steps is None else round_up_to_8(min(rows, steps))
         flat = tf.TensorSpec([network.num_parameters], tf.float32)
 
         def seen(*shape: int | None) -> list[tf.TensorSpec]:

@@ -96,7 +96,7 @@ class PpoKernels(GradientKernels):
     ) -> None:
         """For batches of `steps` time steps by `columns`; see `PolicyKernels`."""
         super().__init__(policy, columns, steps, entcoeff)
-        self._padded_rows = None if steps is None else round_up_to_8(rows)
+        self._padded_rows = None if steps is None else round_up_to_8(min(rows, steps))
         indices = tf.TensorSpec([self._padded_rows], tf.int32)
         own = [self.numbers(policy.state_size), indices, tf.TensorSpec([], tf.float32)]
         self._gradients = Graph(

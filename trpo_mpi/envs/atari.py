@@ -114,7 +114,7 @@ class Frames(AtariPreprocessing):
 
 
 class Lives(gym.Wrapper[Any, Any, Any, Any]):
-    """Ends an episode when a life is lost, and starts games and lives that wait for FIRE.
+    """Ends an episode when a life is lost, and starts episodes that wait for FIRE.
 
     After a lost life the game goes on: `reset` without a seed returns its current observation.
     """

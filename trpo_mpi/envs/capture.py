@@ -47,6 +47,8 @@ _CONSTANT = (
 )
 # Windows and their images.
 _PICTURES = ("pygame", "glfw", "gymnasium.envs.mujoco.mujoco_rendering")
+# Whether there is a window is a matter of this start, and not of the state.
+_OF_THIS_START = "render_mode"
 
 # Python objects whose numbers only refer to state that a server in C holds.
 _HANDLES = ("pybullet_utils.bullet_client.BulletClient",)
@@ -81,6 +83,8 @@ class _Reader:
     def read(self, value: Any, path: str) -> Any:
         if type(value) in _PLAIN:
             return value
+        if _picture(value):
+            return {"picture": type(value).__name__}
         if _constant(value):
             return {"constant": type(value).__name__}
         if isinstance(value, enum.Enum):
@@ -144,10 +148,14 @@ class _Writer:
 
     def write(self, old: Any, state: Any, path: str) -> Any:
         """The value to put in the place of `old`; objects are changed in place and returned."""
+        if state is None and _picture(old):
+            return old
         if type(state) in _PLAIN:
             return state
         kind = next(iter(state))
         content = state[kind]
+        if kind == "picture":
+            return old if _picture(old) else None
         if kind == "constant":
             if not _constant(old):
                 raise UnknownStateError(f"{path} is {old!r} and not a {content}")
@@ -234,16 +242,19 @@ class _Writer:
     def _object(self, old: Any, attributes: dict[str, Any], path: str) -> Any:
         own = vars(old)
         for name, state in attributes.items():
-            own[name] = self.write(own.get(name), state, f"{path}.{name}")
+            if name != _OF_THIS_START:
+                own[name] = self.write(own.get(name), state, f"{path}.{name}")
         for name in set(own) - set(attributes):
             del own[name]
         return old
 
 
 def _constant(value: Any) -> bool:
-    if isinstance(value, _CONSTANT) or type(value).__module__.startswith(_PICTURES):
-        return True
-    return _is(value, "mujoco.MjModel")
+    return isinstance(value, _CONSTANT) or _picture(value) or _is(value, "mujoco.MjModel")
+
+
+def _picture(value: Any) -> bool:
+    return type(value).__module__.startswith(_PICTURES)
 
 
 def _python_object(value: Any) -> bool:

@@ -7,11 +7,12 @@ from typing import Any
 import gymnasium as gym
 
 from trpo_mpi.envs.adopted import AdoptedEnvs
-from trpo_mpi.envs.make import make_env
 from trpo_mpi.envs.spaces import Spaces
 from trpo_mpi.envs.vector import ColumnEnvs
 
 VectorEnv = gym.vector.VectorEnv[Any, Any, Any]
+Make = Callable[[str], gym.Env[Any, Any]]
+"""Makes an environment from its id."""
 Env = str | Callable[[], gym.Env[Any, Any]] | gym.Env[Any, Any] | VectorEnv
 
 
@@ -28,27 +29,27 @@ def name_of(env: Env) -> str:
     return spec.id if spec is not None else getattr(env, "__name__", type(env).__name__)
 
 
-def _make(env: Env) -> gym.Env[Any, Any]:
+def _one(env: Env, make: Make) -> gym.Env[Any, Any]:
     if isinstance(env, str):
-        return make_env(env)
+        return make(env)
     if isinstance(env, gym.Env):
         return env
     assert not isinstance(env, gym.vector.VectorEnv)
     return env()
 
 
-def columns_of(env: Env, columns: range) -> ColumnEnvs | AdoptedEnvs:
+def columns_of(env: Env, columns: range, make: Make) -> ColumnEnvs | AdoptedEnvs:
     """The environments of this rank's columns."""
     if isinstance(env, gym.vector.VectorEnv):
         return AdoptedEnvs(env, columns)
-    return ColumnEnvs([functools.partial(_make, env)] * len(columns), columns, carry=False)
+    return ColumnEnvs([functools.partial(_one, env, make)] * len(columns), columns, carry=False)
 
 
-def spaces_of(env: Env) -> Spaces:
+def spaces_of(env: Env, make: Make) -> Spaces:
     """Observation and action space of `env`."""
     if isinstance(env, gym.vector.VectorEnv):
         return Spaces.of(env)
-    one = _make(env)
+    one = _one(env, make)
     spaces = Spaces(one.observation_space, one.action_space)
     if one is not env:
         one.close()

@@ -26,7 +26,7 @@ class Cnn(GraphPart):
 
     Args:
         shape: of the image: (height, width), (height, width, channels), or (channels, height,
-            width) if its first number is smaller than its last.
+            width) if its first number is the smallest.
         kind: key of `KERNELS`.
         scale: factor applied to the pixels.
     """
@@ -36,7 +36,7 @@ class Cnn(GraphPart):
         self._given = tuple(shape)
         if len(shape) == 2:
             self._given = (*self._given, 1)
-        self._channels_first = len(shape) == 3 and shape[0] < shape[2]
+        self._channels_first = len(shape) == 3 and shape[0] < min(shape[1:])
         height, width, channels = (
             (*self._given[1:], self._given[0]) if self._channels_first else self._given
         )
@@ -44,6 +44,7 @@ class Cnn(GraphPart):
         self._convolutions, self.outputs = KERNELS[kind]
         self.shapes: list[tuple[int, ...]] = []
         sides = [height, width]
+        self.activations = self.outputs
         for filters, size, stride in self._convolutions:
             if min(sides) < size:
                 raise UsageError(
@@ -53,6 +54,7 @@ class Cnn(GraphPart):
             sides = [(side - size) // stride + 1 for side in sides]
             self.shapes += [(size, size, channels, filters), (1, filters)]
             channels = filters
+            self.activations += sides[0] * sides[1] * channels
         self._flat = sides[0] * sides[1] * channels
         self.shapes += [(self._flat, self.outputs), (1, self.outputs)]
 

@@ -45,6 +45,9 @@ class Encoder:
     them is computed once, by `known`.
     """
 
+    activations: int = 0
+    """Numbers per observation that its layers hold, if these are many."""
+
     def __call__(self, weights: Sequence[tf.Tensor], inputs: tf.Tensor) -> tf.Tensor:
         """Column by column: (E, T, inputs) -> (E, T, outputs)."""
         raise NotImplementedError

@@ -71,6 +71,8 @@ class Standing:
             what = f"{flag(field.name)} is {now}, but the run of {self.path} has {its}"
             if field.name == "num_envs":
                 raise UsageError(f"{what}; a run keeps its environments")
+            if field.name == "recipe":
+                raise UsageError(f"{what}; change single settings, with --allow-changes")
             if not config.allow_changes:
                 raise UsageError(f"{what}; leave it at that, or say --allow-changes")
 
