@@ -54,6 +54,38 @@ def test_a_trainer_goes_on_from_it_to_the_last_bit(trainer: Trainer, tmp_path: P
     assert content(trainer.best) == content(other.best)
 
 
+class Falling(Counter):
+    """A `Counter` that pays ever less."""
+
+    def step(self, action: Any) -> Any:
+        observation, reward, *rest = super().step(action)
+        return observation, -reward, *rest
+
+
+def test_the_best_is_the_first_while_returns_fall() -> None:
+    """The first of 100 episodes, and a resumed run knows its return."""
+    settings = {"num_envs": 10, "timesteps_per_batch": 200, "num_timesteps": 4000}
+    trainer, other = (toy_trainer(Falling, **settings) for _ in range(2))
+    while trainer.best is None:
+        trainer.iterate()
+    first = trainer.counters.iteration
+    trainer.iterate()
+    other.resume(trainer.model(), trainer.best, trainer.state(), trainer.column_states())
+    for subject in (trainer, other):
+        before = subject.counters.return_mean
+        subject.iterate()
+        assert subject.counters.return_mean < before
+        assert subject.best is not None
+        assert subject.best.iteration == first
+
+
+def test_the_best_is_the_latest_while_returns_rise(trainer: Trainer) -> None:
+    for _ in range(3):
+        trainer.iterate()
+        assert trainer.best is not None
+        assert trainer.best.iteration == trainer.counters.iteration
+
+
 def test_what_a_policy_remembers_goes_on(tmp_path: Path) -> None:
     small = {"num_envs": 2, "timesteps_per_batch": 16, "policy": "MlpLstmPolicy", "lstm_units": 3}
     whole, other = (toy_trainer(Counter, num_timesteps=4000, **small) for _ in range(2))
