@@ -182,6 +182,23 @@ def test_ppo_schedules() -> None:
     assert step.more == {"policy_stepsize": pytest.approx(6e-4), "clip_range": pytest.approx(0.3)}
 
 
+def test_ppo_with_decayed_settings_is_that_with_such_constant_ones() -> None:
+    """Exact fractions: half of the way to a half is three quarters."""
+    policy, theta, batch = hand_policy()
+
+    def after(done: float, **settings: float) -> np.ndarray:
+        config = Config(policy_iters=30, policy_batch=8, **settings)
+        ppo = Ppo(policy, config, Grid(1, 8), 1, 8)
+        return ppo.step(theta, batch, Communicator(None, 1), stage(done=done))[0]
+
+    half = {"policy_final_stepsize": 0.5, "final_clip_range": 0.5}
+    now = after(0.5, policy_stepsize=1 / 16, clip_range=0.25, **half)
+    assert np.array_equal(now, after(0.0, policy_stepsize=3 / 64, clip_range=3 / 16))
+    for other in ({"policy_stepsize": 1 / 16}, {"clip_range": 0.25}):
+        constant = {"policy_stepsize": 3 / 64, "clip_range": 3 / 16} | other
+        assert not np.array_equal(now, after(0.0, **constant))
+
+
 def test_minibatches() -> None:
     stream = np.random.default_rng(0)
     parts = minibatches(11, 4, stream)
@@ -223,6 +240,16 @@ def test_penalty_step_by_hand() -> None:
     np.testing.assert_allclose(new[1], 1 / 20, rtol=0.1)
 
 
+def test_hinge_holds_what_a_weak_penalty_would_let_go() -> None:
+    """At little over twice the target, long before the batch is left at four times."""
+    policy, theta, batch = hand_policy()
+    config = Config(policy_iters=400, policy_stepsize=1e-2)
+    hinged = KlPenalty(policy, config, Grid(1, 8), 1, 8)
+    hinged._beta = 1 / 35
+    _, step = hinged.step(theta, batch, Communicator(None, 1), stage(max_kl=0.1))
+    assert 0.2 < step.kl < 0.22
+
+
 def test_penalty_follows_the_kl() -> None:
     """Coady's rule, and its bounds."""
     assert adapted(1.0, 1.0, 1.0) == (1.0, 1.0)
@@ -241,11 +268,15 @@ def test_penalty_and_multiplier_go_on_where_they_were() -> None:
         KlPenalty(policy, config, Grid(1, 8), 1, 8),
         KlPenalty(policy, config, Grid(1, 8), 1, 8),
     )
-    theta, _ = first.step(theta, batch, comm, stage())
+    first._multiplier = 0.5
+    theta, start = first.step(theta, batch, comm, stage())
     second.resume(first.tree())
-    assert second.tree()["beta"] == 1 / 1.5
-    one, two = (update.step(theta, batch, comm, stage())[0] for update in (first, second))
+    (one, step), (two, other) = (
+        update.step(theta, batch, comm, stage()) for update in (first, second)
+    )
     assert np.array_equal(one, two)
+    assert start.more == {"policy_stepsize": 0.5 * 9e-4, "beta": 1.0}  # one feature, one unit
+    assert step.more == other.more == {"policy_stepsize": 0.5 * 9e-4, "beta": 1 / 1.5}
 
 
 def test_natural_gradient_takes_the_full_step() -> None:
