@@ -222,14 +222,20 @@ def test_collectives_are_few_and_drift_is_found(tmp_path: Path, mpirun: Run) -> 
     assert result.stderr.count("Traceback") == 1
 
 
-@pytest.mark.parametrize("what", ["theta", "phi", "m", "v"])
-def test_fingerprint_sees_one_bit_of_each_vector(what: str) -> None:
-    trainer = toy_trainer(Counter, num_envs=2, timesteps_per_batch=16)
-    holder: Any = {"theta": trainer, "phi": trainer.critic}.get(what, trainer.critic.adam)
+@pytest.mark.parametrize("algo", ["trpo", "ppo"])
+def test_fingerprint_sees_one_bit_of_each_vector(algo: str) -> None:
+    trainer = toy_trainer(Counter, num_envs=2, timesteps_per_batch=16, algo=algo)
+    critic, policy = trainer.critic.adam, trainer._update.adam
+    vectors = [trainer.theta, trainer.critic.phi, critic.m, critic.v]
+    if algo == "ppo":
+        assert policy is not None
+        vectors += [policy.m, policy.v]
     before = trainer._fingerprint()
-    assert trainer._fingerprint() == before
-    getattr(holder, what).view("u4")[-1] ^= 1
-    assert trainer._fingerprint() != before
+    for vector in vectors:
+        vector.view("u4")[-1] ^= 1
+        assert trainer._fingerprint() != before
+        vector.view("u4")[-1] ^= 1
+        assert trainer._fingerprint() == before
 
 
 USAGE = [  # a few of each kind; --full has the others
