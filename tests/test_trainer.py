@@ -32,9 +32,12 @@ class Recorded:
         self.estimates: list[tuple[np.ndarray, np.ndarray]] = []
         self.prepared: list[PolicyBatch] = []
         self.fisher_rows: list[np.ndarray] = []
+        self.fits: list[float] = []
+        """Step sizes of the critic's fits."""
         self.rows: list[dict[str, Any]] = []
         collect = self.trainer._sampler.collect
         estimate = self.trainer._advantages
+        fit = self.trainer.critic.fit
 
         def recording_collect(*args: Any) -> Batch:
             self.batches.append(collect(*args))
@@ -44,6 +47,11 @@ class Recorded:
             self.estimates.append(estimate(*args))
             return self.estimates[-1]
 
+        def recording_fit(seen: Any, memory: Any, targets: Any, mask: Any, *rest: Any) -> None:
+            self.fits.append(rest[0])
+            fit(seen, memory, targets, mask, *rest)
+
+        monkeypatch.setattr(self.trainer.critic, "fit", recording_fit)
         monkeypatch.setattr(self.trainer._sampler, "collect", recording_collect)
         monkeypatch.setattr(self.trainer, "_advantages", recording_estimate)
 
@@ -228,6 +236,10 @@ def test_schedules_decay_linearly_to_their_share(
     assert [row[column] for row in recorded.rows[1:]] == pytest.approx(expected)
 
 
+def test_the_critic_is_fitted_with_the_step_size_reported(recorded: Recorded) -> None:
+    assert recorded.fits == [row["vf_stepsize"] for row in recorded.rows[1:]]
+
+
 def test_each_column_has_a_stream_of_its_own(recorded: Recorded) -> None:
     """The stream of its global index, for the environment; noise has another."""
     for column, env in enumerate(recorded.trainer._sampler._envs.envs):
@@ -239,9 +251,12 @@ def test_each_column_has_a_stream_of_its_own(recorded: Recorded) -> None:
     assert len({batch.tobytes() for batch in recorded.batches[0].actions}) == 3
 
 
-def test_parameters_are_rank_0s_after_every_iteration(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("algo", ["trpo", "ppo"])
+def test_parameters_are_rank_0s_after_every_iteration(
+    algo: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """On CPUs of one kind this changes nothing; on mixed ones it keeps the ranks together."""
-    recorded = Recorded(monkeypatch)
+    recorded = Recorded(monkeypatch, algo=algo)
     trainer = recorded.trainer
 
     def broadcast(packed: np.ndarray) -> None:
@@ -249,11 +264,16 @@ def test_parameters_are_rank_0s_after_every_iteration(monkeypatch: pytest.Monkey
 
     monkeypatch.setattr(trainer.comm, "broadcast", broadcast)
     trainer.iterate()
-    adam = trainer.critic.adam
-    got = np.concatenate([trainer.theta, trainer.critic.phi, adam.m, adam.v])
-    assert np.array_equal(got, np.arange(len(got)))
+    critic, policy = trainer.critic.adam, trainer._update.adam
+    vectors = [trainer.theta, trainer.critic.phi, critic.m, critic.v]
     p, q = trainer.policy.num_parameters, len(trainer.critic.phi)
-    assert [len(x) for x in (trainer.theta, adam.m, adam.v)] == [p, q, q]
+    sizes = [p, q, q, q]
+    if algo == "ppo":
+        assert policy is not None
+        vectors += [policy.m, policy.v]
+        sizes += [p, p]
+    assert [len(x) for x in vectors] == sizes
+    assert np.array_equal(np.concatenate(vectors), np.arange(sum(sizes)))
 
 
 def test_drift_names_the_ranks_that_differ() -> None:
