@@ -51,6 +51,156 @@ def test_the_sources_batches_are_kept() -> None:
     assert shapes["parl-ppo-atari"] == (8, 128)
 
 
+OF_BASELINES = {
+    "max_kl": 0.01,
+    "cg_iters": 10,
+    "cg_damping": 0.1,
+    "fisher_fraction": 0.2,
+    "line_search_steps": 10,
+    "line_search_shrink": 0.5,
+    "gamma": 0.99,
+    "lam": 0.98,
+    "entcoeff": 0.0,
+    "activation": "tanh",
+}
+OF_PPO = {"algo": "ppo", "activation": "tanh"}
+SOURCES: dict[str, dict[str, Any]] = {
+    "baselines-mujoco": OF_BASELINES
+    | {
+        "net_arch": (32, 32),
+        "timesteps_per_batch": 1024,
+        "vf_iters": 5,
+        "vf_batch": 64,
+        "vf_stepsize": 0.001,
+        "normalize_observations": True,
+    },
+    "baselines-atari": OF_BASELINES
+    | {
+        "cnn": "small",
+        "timesteps_per_batch": 8192,
+        "max_kl": 0.001,
+        "cg_damping": 0.001,
+        "gamma": 0.98,
+        "lam": 1.0,
+        "vf_iters": 3,
+        "vf_stepsize": 0.0001,
+    },
+    "stable-baselines": OF_BASELINES
+    | {
+        "net_arch": (64, 64),
+        "timesteps_per_batch": 1024,
+        "cg_damping": 0.01,
+        "vf_iters": 3,
+        "vf_batch": 128,
+        "vf_stepsize": 0.0003,
+        "normalize_observations": False,
+    },
+    "chainerrl": {
+        "net_arch": (64, 64),
+        "activation": "tanh",
+        "num_timesteps": 2_000_000,
+        "timesteps_per_batch": 5000,
+        "max_kl": 0.01,
+        "cg_iters": 20,
+        "cg_damping": 0.1,
+        "fisher_fraction": 1.0,
+        "line_search_steps": 11,
+        "line_search_shrink": 0.5,
+        "gamma": 0.995,
+        "lam": 0.97,
+        "entcoeff": 0.0,
+        "vf_iters": 5,
+        "vf_stepsize": 0.001,
+        "eval_episodes": 100,
+        "eval_deterministic": False,
+    },
+    "parallel-trpo": {
+        "net_arch": (64, 64),
+        "activation": "relu",
+        "num_timesteps": 6_000_000,
+        "timesteps_per_batch": 10_000,
+        "max_kl": 0.001,
+        "cg_iters": 10,
+        "cg_damping": 0.001,
+        "fisher_fraction": 1.0,
+        "gamma": 0.99,
+        "lam": 1.0,
+        "adapt": "none",
+    },
+    "coady": {
+        "algo": "kl-penalty",
+        "activation": "tanh",
+        "size_multiple": 10,
+        "time_feature": True,
+        "reward_scale": 0.005,
+        "init_logstd": -1.0 / 2,
+        "episodes_per_batch": 20,
+        "max_kl": 0.003,
+        "policy_iters": 20,
+        "gamma": 0.995,
+        "lam": 0.98,
+        "vf_iters": 10,
+        "vf_two_batches": True,
+    },
+    "parl-ppo-mujoco": OF_PPO
+    | {
+        "net_arch": (64, 64),
+        "policy_iters": 10,
+        "policy_batch": 2048 // 32,
+        "policy_stepsize": 0.0003,
+        "clip_range": 0.2,
+        "vf_iters": 10,
+        "vf_batch": 2048 // 32,
+        "vf_stepsize": 0.0003,
+        "normalize_observations": True,
+        "normalize_returns": True,
+    },
+    "parl-ppo-atari": OF_PPO
+    | {
+        "policy_iters": 4,
+        "policy_batch": 8 * 128 // 4,
+        "policy_stepsize": 0.00025,
+        "clip_range": 0.1,
+        "entcoeff": 0.01,
+        "vf_iters": 4,
+        "vf_batch": 8 * 128 // 4,
+        "vf_stepsize": 0.00025,
+    },
+}
+"""What the sources' code and papers say."""
+
+
+@pytest.mark.parametrize("name", [name for name in RECIPES if name != "default"])
+def test_numbers_are_those_of_the_source(name: str) -> None:
+    """And nothing decays or is scaled that is not there, but by PARL."""
+    config = config_of(name, RECIPES[name].command)
+    numbers = {setting: getattr(config, setting) for setting in SOURCES[name]}
+    assert numbers == SOURCES[name]
+    if config.algo != "ppo":
+        assert config.final_max_kl == config.vf_final_stepsize == 1
+        assert not config.normalize_returns
+    else:
+        assert config.policy_final_stepsize == config.vf_final_stepsize == 0.01
+        assert config.final_clip_range == 1
+
+
+@pytest.mark.parametrize(
+    ("env", "episodes"),
+    [
+        ("Reacher-v4", 50),
+        ("Swimmer-v4", 5),
+        ("HalfCheetah-v4", 5),
+        ("HumanoidStandup-v4", 5),
+        ("Humanoid-v4", 20),
+        ("Hopper-v4", 20),
+        ("pybullet_envs_gymnasium:HalfCheetahBulletEnv-v0", 5),
+    ],
+)
+def test_coadys_batch_depends_on_the_environment(env: str, episodes: int) -> None:
+    config = training_settings("run_mujoco", ["--recipe", "coady", "--env", env])
+    assert config.episodes_per_batch == episodes
+
+
 def test_default_changes_nothing() -> None:
     assert config_of("default", "run_mujoco") == Config()
 
