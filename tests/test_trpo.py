@@ -7,6 +7,7 @@ import gymnasium as gym
 import numpy as np
 import pytest
 import tensorflow as tf
+from memory_envs import Picture
 from toy_envs import Counter
 from toy_policies import flat_box, mlp_policy
 from toy_training import toy_trainer
@@ -16,7 +17,7 @@ from trpo_mpi.algorithms.line_search import Trial, line_search
 from trpo_mpi.algorithms.policy_update import PolicyBatch, PolicyStep
 from trpo_mpi.algorithms.trpo import TrpoKernels, TrustRegion, trpo_step
 from trpo_mpi.parallel.communicator import Communicator
-from trpo_mpi.policies.kernel import column_chunks
+from trpo_mpi.policies.kernel import Graph, column_chunks
 from trpo_mpi.policies.networks import Mlp
 from trpo_mpi.policies.policy import POLICIES, Architecture, Policy, ValueNetwork
 
@@ -465,3 +466,40 @@ def test_kernels_are_traced_once(monkeypatch: pytest.MonkeyPatch) -> None:
         assert traces == built
     assert row["timesteps_per_batch"] < 63
     assert fits > 2
+
+
+@pytest.mark.parametrize(
+    ("env", "settings"),
+    [
+        (Picture, {"policy": "CnnPolicy"}),
+        (Counter, {"policy": "MlpLstmPolicy", "lstm_units": 3}),
+        (Counter, {"algo": "ppo"}),
+        (Counter, {"algo": "kl-penalty", "policy_iters": 2}),
+        (Counter, {"adapt": "batch", "timesteps_per_batch": 1230, "num_timesteps": 15_000}),
+        (Counter, {"timesteps_per_batch": None, "episodes_per_batch": 6}),
+    ],
+    ids=["cnn", "lstm", "ppo", "kl-penalty", "adapt-batch", "whole-episodes"],
+)
+def test_no_graph_is_made_after_the_second_iteration(
+    env: Any, settings: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever acts, steps or varies the batch."""
+    graphs = 0
+    make = Graph.__init__
+
+    def counting(self: Graph, *arguments: Any) -> None:
+        nonlocal graphs
+        graphs += 1
+        make(self, *arguments)
+
+    monkeypatch.setattr(Graph, "__init__", counting)
+    common = {"num_envs": 3, "timesteps_per_batch": 63, "num_timesteps": 300}
+    trainer = toy_trainer(env, **common | settings)
+    for _ in range(2):
+        trainer.iterate()
+    made = graphs
+    assert made >= 5
+    while trainer.finished() is None:
+        trainer.iterate()
+        assert graphs == made
+    assert trainer.counters.iteration > 3
