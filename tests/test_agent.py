@@ -13,7 +13,7 @@ import pytest
 from conftest import Run, environment
 from gymnasium.vector import AutoresetMode, SyncVectorEnv
 from memory_envs import Picture
-from test_spaces import ACTIONS, OBSERVATIONS, Random
+from test_spaces import PAIRS, Random
 from toy_envs import Constant, Counter
 
 from trpo_mpi import (
@@ -391,8 +391,7 @@ def test_disabled_autoreset_is_refused() -> None:
         small(envs, timesteps_per_batch=64).learn(64)
 
 
-@pytest.mark.parametrize("action", ACTIONS.values(), ids=ACTIONS)
-@pytest.mark.parametrize("observation", OBSERVATIONS.values(), ids=OBSERVATIONS)
+@pytest.mark.parametrize(("observation", "action"), PAIRS.values(), ids=PAIRS)
 def test_predicts_for_one_and_for_many(observation: gym.Space[Any], action: gym.Space[Any]) -> None:
     model = small(lambda: Random(observation, action))
     batch = gym.vector.utils.batch_space(observation, 3)

@@ -1,13 +1,15 @@
 """Atari games: what lies between them and the policy, and runs that are resumed in mid-game."""
 
 import itertools
+import sys
+from pathlib import Path
 from typing import Any
 
 import ale_py
 import gymnasium as gym
 import numpy as np
 import pytest
-from conftest import Run
+from conftest import Run, started
 
 from trpo_mpi.config import Atari
 from trpo_mpi.envs import atari
@@ -221,3 +223,11 @@ def test_a_run_is_the_same_on_any_number_of_ranks_and_resumed(
         result = python("-m", "trpo_mpi.run_mujoco", *command)
         assert result.returncode == 2
         assert "run_atari" in result.stderr
+
+
+def test_starts_without_arguments(tmp_path: Path) -> None:
+    with started([sys.executable, "-m", "trpo_mpi.run_atari"], tmp_path) as process:
+        assert process.stdout is not None
+        game, _, batch = (process.stdout.readline() for _ in range(3))
+    assert ": PongNoFrameskip-v4, 10,000,000 time steps, seed 0\n" in game
+    assert batch.startswith("batch 4096 = 16 envs x 256 steps, on 1 rank")

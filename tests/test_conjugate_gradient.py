@@ -71,4 +71,4 @@ def test_stops_where_the_curvature_is_not_positive() -> None:
     f = np.diag([2.0, 0.0])
     g = np.array([0.0, 1.0])
     assert np.array_equal(conjugate_gradient(lambda v: f @ v, g, 5).x, [0.0, 0.0])
-    assert np.isfinite(conjugate_gradient(lambda v: -v, g, 5).x).all()
+    assert np.array_equal(conjugate_gradient(lambda v: -v, g, 5).x, [0.0, 0.0])

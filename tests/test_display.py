@@ -20,9 +20,13 @@ from rich.console import Console
 from toy_rows import BATCH, N, row
 
 from trpo_mpi import status
-from trpo_mpi.display import HEADER, HEADER_EVERY, Display
+from trpo_mpi.config import Config
+from trpo_mpi.display import HEADER, HEADER_EVERY, Display, banner
+from trpo_mpi.grid import batch_grid
+from trpo_mpi.parallel.communicator import Communicator
 from trpo_mpi.run_directory.status_file import STOPPED
 from trpo_mpi.terminal_view import TerminalView
+from trpo_mpi.training_command import _machine
 
 SCRIPT = """
 import os, sys, time, warnings
@@ -313,3 +317,34 @@ def test_a_terminal_that_is_closed_stops_the_run_with_a_checkpoint(tmp_path: Pat
     entry = status.look(tmp_path / "run")
     assert (entry.state, entry.reason) == (STOPPED, "stopped by SIGHUP")
     assert (tmp_path / "run" / "model.zip").exists()
+
+
+class OneNode(Communicator):
+    """Tells of `size` ranks on one node, and is alone."""
+
+    def __init__(self, size: int) -> None:
+        super().__init__(None)
+        self.size = size
+
+    def hosts(self) -> list[str]:
+        return ["here"] * self.size
+
+
+@pytest.mark.parametrize(
+    ("ranks", "cores", "warned"),
+    [(3, 4, False), (4, 4, False), (5, 4, True), (5, 2, False)],
+    ids=["fewer ranks than cores", "as many", "more", "bound to some of the cores each"],
+)
+def test_more_ranks_than_cores_are_warned_of(
+    ranks: int, cores: int, warned: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(os, "cpu_count", lambda: 4)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _pid: set(range(cores)), raising=False)
+    config = Config()
+    machine = _machine(OneNode(ranks), []) | {"exact_rows": True}
+    lines = banner(config, batch_grid(config, ranks), machine).splitlines()
+    assert lines[1].startswith(f"{ranks} ranks on here x{ranks}; ")
+    warnings = [
+        "warning: 5 ranks on a node where 4 cores are free to them: they will wait for each other"
+    ]
+    assert lines[3:] == (warnings if warned else [])

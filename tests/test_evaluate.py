@@ -238,12 +238,8 @@ def test_tensorflow_is_not_imported(hopper: Path, python: Run) -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ([], "name one run directory or more"),
-        (["model.zip", ""], "name one run directory or more"),
         (["nowhere"], "there is no nowhere"),
-        (["."], "there is no model.zip"),
         (["model.zip", "--episodes", "0"], "--episodes is 0"),
-        (["model.zip", "--seed", "-1"], "--seed is -1"),
     ],
 )
 def test_wrong_usage_is_one_line(mpirun: Run, arguments: list[str], message: str) -> None:
@@ -251,6 +247,24 @@ def test_wrong_usage_is_one_line(mpirun: Run, arguments: list[str], message: str
     assert result.returncode == 2
     assert message in result.stderr
     assert len(result.stderr.splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([], "name one run directory or more"),
+        (["model.zip", ""], "name one run directory or more"),
+        (["."], "there is no model.zip"),
+        (["model.zip", "--seed", "-1"], "--seed is -1"),
+    ],
+)
+def test_wrong_usage_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arguments: list[str], message: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["evaluate", *arguments])
+    with pytest.raises(UsageError, match=message):
+        main()
 
 
 @pytest.mark.parametrize(

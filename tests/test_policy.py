@@ -63,7 +63,7 @@ def test_actor_equals_the_tf_function(space: gym.Space[Any], hidden: tuple[int, 
 @pytest.mark.parametrize("hidden", [(64, 64), (50,)], ids=str)
 def test_a_rows_bits_do_not_depend_on_the_other_rows(hidden: tuple[int, ...]) -> None:
     policy, theta = make_policy(BOX, hidden)
-    actor = policy.actor(theta)
+    actor = policy.actor(theta, safe_blocks(policy, theta))
     rows = observations(40)
     expected = mode(actor, rows)
     for n in range(1, 41):
@@ -76,7 +76,7 @@ def test_a_rows_bits_do_not_depend_on_the_other_rows(hidden: tuple[int, ...]) ->
 def test_single_rows_where_a_block_is_not_safe(monkeypatch: pytest.MonkeyPatch) -> None:
     """If a product's bits do depend on the other rows, as they may on an unknown BLAS."""
     policy, theta = make_policy(BOX)
-    assert safe_blocks(policy, theta) == (BLOCK,)
+    assert safe_blocks(policy, theta) in [(BLOCK,), (1,)]  # it may be such a machine
     exact = Mlp.rows
     monkeypatch.setattr(Mlp, "rows", lambda self, w, x: exact(self, w, x) + x.sum(dtype=np.float32))
     blocks = safe_blocks(policy, theta)

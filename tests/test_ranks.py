@@ -53,6 +53,8 @@ def compare(arguments: str, counts: list[int], tmp_path: Path, python: Run, mpir
         # The warning of a deprecated environment is shown once; nothing else goes there.
         said = r"warning: The environment [^\n]* is out of date[^\n]*\n"
         assert re.fullmatch(said if "-v4" in arguments else "", result.stderr)
+        shared = n > len(os.sched_getaffinity(0)) == os.cpu_count()
+        assert result.stdout.count("they will wait for each other") == shared
         given = exact_parts(tmp_path / str(n))
         for part, value in expected.items():
             assert given[part] == value, f"{part} on {n} ranks"
@@ -130,15 +132,23 @@ def seconds_since_the_fault(tmp_path: Path) -> float:
 FAULTY = ["-m", MODULE, "--env", "toy_envs:Faulty-v0", "--num-envs", "5"]
 
 
-def test_an_exception_on_one_rank_ends_the_job(tmp_path: Path, mpirun: Run) -> None:
+@pytest.mark.parametrize(
+    ("kind", "words"),
+    [
+        ("raise", ["ValueError: the toy broke", "in environment 2 at step"]),
+        ("exit", ["SystemExit"]),
+    ],
+)
+def test_an_exception_on_one_rank_ends_the_job(
+    kind: str, words: list[str], tmp_path: Path, mpirun: Run
+) -> None:
     """In the second batch: the others wait for it in a collective."""
-    result = mpirun(3, *FAULTY, **fault("raise", tmp_path))
+    result = mpirun(3, *FAULTY, **fault(kind, tmp_path), timeout=100)
     assert seconds_since_the_fault(tmp_path) < 10
     assert result.returncode not in (0, 2)
     assert result.stderr.count("Traceback") == 1
-    assert result.stderr.count("ValueError: the toy broke") == 1
+    assert [result.stderr.count(word) for word in words] == [1] * len(words)
     assert "rank 1 of 3" in result.stderr
-    assert "in environment 2 at step" in result.stderr
 
 
 def test_a_nan_from_an_environment_ends_the_job(tmp_path: Path, mpirun: Run) -> None:
@@ -171,6 +181,14 @@ def test_a_script_of_ones_own_ends_as_well(who: str, tmp_path: Path, mpirun: Run
     assert result.stderr.count("Traceback") == 1
     assert result.stderr.count("ValueError: from the script") == 1
     assert f"rank {who if who != 'all' else 0} of 3" in result.stderr
+
+
+def test_a_script_of_ones_own_is_interrupted_quietly(tmp_path: Path, mpirun: Run) -> None:
+    (tmp_path / "script.py").write_text(SCRIPT, encoding="utf-8")
+    result = mpirun(3, "script.py", "all", "interrupt", timeout=60)
+    assert result.returncode not in (0, 2)
+    assert "Traceback" not in result.stderr
+    assert result.stderr.count("interrupted\n") <= 1  # none if another rank's end kills the first
 
 
 DRIVE = """

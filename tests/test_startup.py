@@ -1,7 +1,6 @@
 """Launchers, MPI libraries and threads: what is refused, and what runs alone."""
 
 import os
-import re
 import select
 import subprocess
 import sys
@@ -9,8 +8,13 @@ from pathlib import Path
 
 import pytest
 from conftest import PATHS, Run, started
+from toy_envs import Counter
+from toy_training import toy_trainer
 
+from trpo_mpi import training_command
+from trpo_mpi.errors import UsageError
 from trpo_mpi.parallel import startup
+from trpo_mpi.trainer import Iteration, Trainer
 
 MODULE = "trpo_mpi.run_mujoco"
 NUMBERS = [name for launcher in startup._LAUNCHERS for name in launcher[1:]]
@@ -60,11 +64,29 @@ def test_threads_of_a_script(given: str, threads: str, monkeypatch: pytest.Monke
     assert os.environ["OMP_NUM_THREADS"] == (given or "1")
 
 
-@pytest.mark.parametrize("given", ["abc", "-1", "0", "2,x"])
-def test_threads_that_are_no_number(given: str, python: Run) -> None:
-    result = python("-m", "trpo_mpi.status", "runs", OMP_NUM_THREADS=given)
+@pytest.mark.parametrize(
+    ("name", "given", "lowest"),
+    [
+        ("OMP_NUM_THREADS", "abc", 1),
+        ("OMP_NUM_THREADS", "-1", 1),
+        ("OMP_NUM_THREADS", "0", 1),
+        ("MKL_NUM_THREADS", "2,3", 1),
+        ("TF_NUM_INTRAOP_THREADS", "-1", 0),
+    ],
+)
+def test_threads_that_are_no_number(
+    name: str, given: str, lowest: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    startup._check_threads()
+    monkeypatch.setenv(name, given)
+    with pytest.raises(UsageError, match=f"^{name} is '{given}'; .* a number of {lowest} or more$"):
+        startup._check_threads()
+
+
+def test_threads_that_are_no_number_are_refused_in_one_line(python: Run) -> None:
+    result = python("-m", "trpo_mpi.status", "runs", OMP_NUM_THREADS="2,x")
     assert result.returncode == 2
-    expected = f"status: error: OMP_NUM_THREADS is '{given}'; it must be a number of 1 or more\n"
+    expected = "status: error: OMP_NUM_THREADS is '2,x'; it must be a number of 1 or more\n"
     assert result.stderr == expected
 
 
@@ -203,9 +225,19 @@ def test_a_name_that_the_terminal_can_not_write(tmp_path: Path, python: Run) -> 
     assert (result.returncode, result.stderr) == (2, "status: error: there is no run in \\xfc\n")
 
 
-def test_check_of_a_short_run_is_of_whole_batches(python: Run) -> None:
-    flags = "--env CartPole-v1 --check --num-timesteps 64"
-    result = python("-m", "trpo_mpi.run_mujoco", *flags.split())
-    match = re.search(r"expected speed: (\d+) steps/s, 0.0 minutes in all", result.stdout)
-    assert match
-    assert int(match[1]) > 500
+def test_check_of_a_short_run_is_of_whole_batches(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    trainer = toy_trainer(Counter, num_envs=2, timesteps_per_batch=32, num_timesteps=8)
+    rows = []
+
+    def iterate() -> Iteration:
+        iteration = Trainer.iterate(trainer)
+        rows.append(iteration.row)
+        return iteration
+
+    monkeypatch.setattr(trainer, "iterate", iterate)
+    assert training_command._check(trainer, trainer.comm) == 0
+    assert [row["timesteps_per_batch"] for row in rows] == [32] * 3
+    said = f"expected speed: {rows[-1]['steps_per_second']:.0f} steps/s, 0.0 minutes in all\n"
+    assert capsys.readouterr().out.endswith(said)

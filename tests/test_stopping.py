@@ -10,6 +10,7 @@ from collections.abc import Iterator
 import pytest
 from conftest import environment
 
+from trpo_mpi import stopping
 from trpo_mpi.stopping import SIGNALS, StopRequest, TimeLimit
 
 
@@ -83,7 +84,24 @@ def test_time_limits() -> None:
     assert TimeLimit(None, {"SLURM_JOB_END_TIME": soon}).near(40, 10)
     assert TimeLimit(10, {"SLURM_JOB_END_TIME": soon}).near(40, 10)  # the nearer one counts
     assert not TimeLimit(10, {}).near(40, 10)
-    # Hours count from the start of this process, which is seconds ago and not hours.
     assert TimeLimit(1e-9, {}).near(0, 0)
-    assert not TimeLimit(1, {}).near(0, 0)
+    assert not TimeLimit(1000, {}).near(0, 0)
     assert not TimeLimit(None, {"SLURM_JOB_END_TIME": "never"}).near(1, 1)
+
+
+def test_hours_count_from_the_start_of_the_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(stopping, "_process_start", lambda: time.time() - 3600)
+    assert TimeLimit(0.9, {}).near(0, 0)
+    assert not TimeLimit(1.1, {}).near(0, 0)
+
+
+def test_when_a_process_started() -> None:
+    script = "import time; time.sleep(1); from trpo_mpi import stopping; "
+    script += "print(stopping._process_start())"
+    before = time.time()
+    with subprocess.Popen(
+        [sys.executable, "-c", script], env=environment(), stdout=subprocess.PIPE, text=True
+    ) as process:
+        after = time.time()
+        out, _ = process.communicate(timeout=60)
+    assert before - 0.1 < float(out) < after + 0.1

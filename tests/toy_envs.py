@@ -3,6 +3,7 @@
 import itertools
 import os
 import re
+import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -77,8 +78,8 @@ class Noisy(Counter):
 class Faulty(Noisy):
     """Goes wrong at step FAULT_STEP, in environment number FAULT_MADE (from 0) of rank FAULT_RANK.
 
-    FAULT says how: `raise`, `hang`, `spin` in C code, `shape` of an observation, or `observation`,
-    `reward` for a NaN there. The time at which it does is left in the file FAULT_TIME.
+    FAULT says how: `raise`, `exit`, `hang`, `spin` in C code, `shape` of an observation, or
+    `observation`, `reward` for a NaN there. The file FAULT_TIME then holds the time.
     """
 
     made = 0
@@ -99,6 +100,8 @@ class Faulty(Noisy):
             Path(os.environ["FAULT_TIME"]).write_text(str(time.time()), encoding="utf-8")
             if self.fault == "raise":
                 raise ValueError("the toy broke")
+            if self.fault == "exit":
+                sys.exit()
             if self.fault == "hang":
                 time.sleep(1000)
             if self.fault == "spin":

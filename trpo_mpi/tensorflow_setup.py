@@ -57,10 +57,10 @@ def set_up(gpu: str, local_rank: int, drawn: bool = False) -> list[str]:
             del sys.modules["keras.src"]
         os.dup2(kept, 2)
         faulthandler.disable()
-        if crashes:
-            faulthandler.enable()
         sys.stderr.close()
         sys.stderr = shown
+        if crashes:
+            faulthandler.enable()
         os.close(kept)
         os.close(null)
     return chosen

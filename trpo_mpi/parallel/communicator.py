@@ -87,7 +87,11 @@ class Communicator:
         """Call a collective of pickled objects, by its name."""
         if self.patient:  # these have no variant that can be polled
             self.barrier()
-        return getattr(self._mpi, name)(value)
+        start = time.perf_counter()
+        result = getattr(self._mpi, name)(value)
+        self.seconds += time.perf_counter() - start
+        self.collectives += 1
+        return result
 
     @contextlib.contextmanager
     def _node(self) -> Iterator[Any]:
@@ -194,7 +198,7 @@ class Communicator:
     def barrier(self) -> None:
         """Wait until every rank has called this."""
         if self.size > 1:
-            self._wait_for("Barrier")
+            self._collective("Barrier")
 
     def hosts(self) -> list[str]:
         """Host name of every rank."""
