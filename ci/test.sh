@@ -1,7 +1,7 @@
 #!/bin/sh
 # Every check and every test, in virtual environments of their own. Stops at the first failure.
 #
-#   sh ci/test.sh           a quarter of an hour on two cores: lint, format, types, tests
+#   sh ci/test.sh           some twelve minutes on two cores: lint, format, types, tests
 #   sh ci/test.sh --full    within an hour: the long tests too, and those under mpirun once more
 #                           with Open MPI, which as a wheel needs an environment of its own
 #

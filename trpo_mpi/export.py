@@ -27,9 +27,9 @@ from trpo_mpi.evaluation import load_model
 class Export:
     """Export a trained policy as a TensorFlow SavedModel, which runs without this package.
 
-    It takes observations as the environment returns them (and after them, if trained with
-    --time-feature, the elapsed fraction of the time limit), and returns the most probable actions
-    as the environment takes them; the normaliser is included. Prints its inputs and outputs.
+    It takes observations as the environment returns them, and returns the most probable actions as
+    the environment takes them; the normaliser is included. After training with --time-feature, an
+    observation ends with the elapsed fraction of the time limit. Prints its inputs and outputs.
     """
 
     run: Annotated[Positional[str], arg(metavar="DIR")]
