@@ -160,14 +160,11 @@ class TRPO:
                 self._start_tensorflow()
             self.config = replace(self.config, env=given.name_of(env))
             self._model = initial_model(self.config, spaces)
-        self._check_spaces(spaces)
+        self.check_spaces(spaces)
         self.env, self._trainer = env, None
 
-    def check_spaces(self, env: Env) -> None:
-        """Raise `ValueError` unless `env` has the spaces of the model's environment."""
-        self._check_spaces(given.spaces_of(env, self.make_env))
-
-    def _check_spaces(self, spaces: Spaces) -> None:
+    def check_spaces(self, spaces: Spaces) -> None:
+        """Raise `ValueError` unless these are the spaces of the model's environment."""
         for what in ("observation", "action"):
             its, new = (getattr(s, what) for s in (self._whole().spaces, spaces))
             if not same(its, new):
@@ -564,8 +561,8 @@ def evaluate_policy(
     there.
     """
     number = env.num_envs if isinstance(env, gym.vector.VectorEnv) else 1
-    model.check_spaces(env)
     envs = given.columns_of(env, range(number), model.make_env)
+    model.check_spaces(Spaces.of(envs))
     share = [(n_eval_episodes + i) // number for i in range(number)]
     observations, _ = envs.reset(seed=[seed + i for i in range(number)])
     running, returns = np.zeros(number), [list[float]() for _ in range(number)]
