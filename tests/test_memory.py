@@ -51,6 +51,13 @@ def test_what_takes_more_is_counted() -> None:
     assert memory.bytes_of_work(Config(), NUMBERS) == 0
 
 
+def test_a_network_of_the_users_own_is_not_made_yet() -> None:
+    """That would start TensorFlow before its threads and devices are chosen."""
+    own = AtariConfig(network="nowhere:network")
+    assert memory.bytes_of_a_step(own, FRAMES) > 3 * 28224
+    assert memory.bytes_of_work(own, FRAMES) == 4 * 28224
+
+
 def test_not_even_one_step(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(memory, "available", lambda: 1000)
     with pytest.raises(UsageError, match="not one time step"):

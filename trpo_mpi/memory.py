@@ -49,6 +49,9 @@ def bytes_of_work(config: Config, spaces: Spaces) -> int:
 
 
 def _activations(config: Config, spaces: Spaces) -> int:
+    """Of a built-in network; a user's own can't be made before TensorFlow is set up."""
+    if config.network is not None:
+        return 0
     architecture = Architecture.of(config)
     policy = architecture.make_policy(spaces.observation, spaces.action)
     return policy.encoder.activations
