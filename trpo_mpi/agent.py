@@ -31,7 +31,7 @@ from trpo_mpi.envs import given
 from trpo_mpi.envs.adopted import AdoptedEnvs
 from trpo_mpi.envs.given import Env
 from trpo_mpi.envs.make import make_env
-from trpo_mpi.envs.spaces import Spaces, flat_rows, same
+from trpo_mpi.envs.spaces import Spaces, flat_rows
 from trpo_mpi.envs.vector import ColumnEnvs
 from trpo_mpi.errors import UsageError
 from trpo_mpi.grid import Grid, batch_grid
@@ -165,10 +165,7 @@ class TRPO:
 
     def check_spaces(self, spaces: Spaces) -> None:
         """Raise `ValueError` unless these are the spaces of the model's environment."""
-        for what in ("observation", "action"):
-            its, new = (getattr(s, what) for s in (self._whole().spaces, spaces))
-            if not same(its, new):
-                raise UsageError(f"the model has {what} space {its}, but the environment has {new}")
+        self._whole().spaces.check_same("the model", spaces, "the environment")
 
     def make_env(self, env_id: str) -> gym.Env[Any, Any]:
         """Make an environment from its id, as in training if a command trained the model."""

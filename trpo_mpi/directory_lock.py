@@ -39,6 +39,11 @@ def hold(directory: Path, patience: float = 0.0) -> bool:
         return True
 
 
+def held(directory: Path) -> bool:
+    """Whether this process holds the lock of `directory`."""
+    return directory.resolve() in _held
+
+
 def descriptor_of(directory: Path) -> int:
     """The descriptor that holds the lock of `directory`, to hand on to a child process."""
     return _held[directory.resolve()]

@@ -15,7 +15,7 @@ import numpy as np
 
 from trpo_mpi.config import Config
 from trpo_mpi.envs.make import check_env
-from trpo_mpi.envs.spaces import Spaces, flattener, same
+from trpo_mpi.envs.spaces import Spaces, flattener
 from trpo_mpi.envs.watchdog import Watchdog
 from trpo_mpi.errors import EnvironmentFault, UsageError
 from trpo_mpi.model import Model
@@ -78,12 +78,7 @@ def check_environment(model: Model, run: str, spaces_of: Callable[..., Spaces] =
     except UsageError as error:
         reason = str(error).removeprefix("--env ")
         raise UsageError(f"DIR {run} needs an environment: {reason}") from None
-    for what, its, now in (
-        ("observation space", model.spaces.observation, spaces.observation),
-        ("action space", model.spaces.action, spaces.action),
-    ):
-        if not same(its, now):
-            raise UsageError(f"DIR {run} has {what} {its}, but {model.env} here has {now}")
+    model.spaces.check_same(f"DIR {run}", spaces, f"{model.env} here")
 
 
 class Behaviour:

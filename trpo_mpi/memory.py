@@ -8,7 +8,13 @@ from trpo_mpi.config import Config
 from trpo_mpi.envs.spaces import Spaces
 from trpo_mpi.errors import UsageError
 from trpo_mpi.grid import Grid
-from trpo_mpi.policies.policy import POLICIES, Architecture, ValueNetwork, observation_type
+from trpo_mpi.policies.policy import (
+    POLICIES,
+    Architecture,
+    Policy,
+    ValueNetwork,
+    observation_type,
+)
 
 GIB = 2**30
 CGROUPS = {
@@ -49,12 +55,15 @@ def bytes_of_work(config: Config, spaces: Spaces) -> int:
 
 
 def _activations(config: Config, spaces: Spaces) -> int:
-    """Of a built-in network; a user's own can't be made before TensorFlow is set up."""
+    policy = _built_in(config, spaces)
+    return policy.encoder.activations if policy else 0
+
+
+def _built_in(config: Config, spaces: Spaces) -> Policy | None:
+    """None for a user's own network, which can't be made before TensorFlow is set up."""
     if config.network is not None:
-        return 0
-    architecture = Architecture.of(config)
-    policy = architecture.make_policy(spaces.observation, spaces.action)
-    return policy.encoder.activations
+        return None
+    return Architecture.of(config).make_policy(spaces.observation, spaces.action)
 
 
 def check_batch(config: Config, grid: Grid, spaces: Spaces, ranks: int, columns: int) -> str | None:
@@ -80,11 +89,10 @@ def check_networks(config: Config, spaces: Spaces, ranks: int, columns: int) -> 
 
     Not of a user's own network, whose parameters only Keras can count.
     """
-    if config.network is not None:
+    policy = _built_in(config, spaces)
+    if policy is None:
         return
-    architecture = Architecture.of(config)
-    policy = architecture.make_policy(spaces.observation, spaces.action)
-    critic = ValueNetwork(policy, spaces.observation, architecture)
+    critic = ValueNetwork(policy, spaces.observation, Architecture.of(config))
     parameters = policy.num_parameters + critic.num_parameters
     # Float32: the parameters and Adam's moments with what computing them takes, about twelve
     # vectors of each rank; and a copy and its gradient of each column that is worked on together.

@@ -9,7 +9,7 @@ import numpy as np
 
 from trpo_mpi.config import Atari, Config
 from trpo_mpi.envs.make import make_env
-from trpo_mpi.envs.spaces import Spaces, same
+from trpo_mpi.envs.spaces import Spaces
 from trpo_mpi.errors import UsageError
 from trpo_mpi.normalization import Moments, ObservationNormalizer
 from trpo_mpi.policies.acting import Actor, safe_blocks
@@ -98,11 +98,10 @@ class Model:
 
     def check_fits(self, config: Config, spaces: Spaces, source: str) -> None:
         """Raise `UsageError`, naming the difference, unless a run can start from this model."""
+        self.spaces.check_same(source, spaces, "the run")
         normalized = self.normalizer.moments is not None
         images = POLICIES[self.architecture.policy].images
         for what, mine, its in (
-            ("observation space", self.spaces.observation, spaces.observation),
-            ("action space", self.spaces.action, spaces.action),
             *(
                 (field.name, getattr(self.architecture, field.name), getattr(config, field.name))
                 for field in dataclasses.fields(Architecture)
@@ -111,8 +110,7 @@ class Model:
             ("normalize_returns", self.return_moments is not None, config.normalize_returns),
             ("reward_scale", self.reward_scale, config.reward_scale),
         ):
-            spaced = isinstance(mine, gym.Space)
-            if not (same(mine, its) if spaced else mine == its):
+            if mine != its:
                 raise UsageError(f"{source} has {what} {mine}, but the run has {its}")
 
 

@@ -18,6 +18,10 @@ RESERVE = 10.0
 """Seconds reserved for the end of a job, besides those of an iteration and a checkpoint."""
 
 
+JOB_END = "SLURM_JOB_END_TIME"
+"""The variable in which Slurm says when a job ends, in seconds since the epoch."""
+
+
 class StopRequest:
     """Notes the first signal that asks this rank to stop.
 
@@ -73,15 +77,15 @@ class TimeLimit:
 
     Args:
         hours: from the start of the process; None for no limit.
-        environ: environment variables, of which SLURM_JOB_END_TIME is read.
+        environ: environment variables, of which `JOB_END` is read.
     """
 
     def __init__(self, hours: float | None, environ: Mapping[str, str] = os.environ) -> None:
         ends = []
         if hours is not None:
             ends.append(_process_start() + 3600 * hours)
-        if environ.get("SLURM_JOB_END_TIME", "").isdecimal():
-            ends.append(float(environ["SLURM_JOB_END_TIME"]))
+        if environ.get(JOB_END, "").isdecimal():
+            ends.append(float(environ[JOB_END]))
         self._end = min(ends, default=float("inf"))
 
     def near(self, iteration_seconds: float, checkpoint_seconds: float) -> bool:
@@ -97,6 +101,7 @@ def _process_start() -> float:
             ticks = int(file.read().rpartition(")")[2].split()[19])
         with open("/proc/uptime", encoding="ascii") as file:
             up = float(file.read().split()[0])
-        return time.time() - up + ticks / os.sysconf("SC_CLK_TCK")
+        # The uptime may be that of a container, and too short.
+        return min(time.time(), time.time() - up + ticks / os.sysconf("SC_CLK_TCK"))
     except (OSError, ValueError, IndexError):
         return time.time()

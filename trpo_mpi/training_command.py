@@ -91,6 +91,7 @@ def main(module: str) -> int:
     if found is not None:
         begun = trainer.resume(found.model, found.best, found.state, found.columns)
         begun = int(comm.gather_number(begun).sum())
+        found.columns.clear()  # of all ranks: perhaps gigabytes
     machine = _machine(comm, gpus) | {"exact_rows": trainer.exact_rows}
     if comm.is_root:
         print(display.banner(config, grid, machine), flush=True)
@@ -116,6 +117,7 @@ def _find(config: Config) -> Checkpoint | None:
             directory.claim(path)
         except OSError as error:
             raise UsageError(f"--resume: {path} can't be written: {error.strerror}") from None
+        checkpoint.remove_remains(path)
     found = checkpoint.newest(path)
     if found is None and config.resume != "auto":
         raise UsageError(f"--resume {config.resume}: there is no whole checkpoint in {path}")

@@ -34,12 +34,8 @@ class TrainingRun:
         stop_request: StopRequest,
         evaluator: Evaluator | None,
     ) -> None:
-        self._trainer, self._path, self._comm, self._stop_request = (
-            trainer,
-            path,
-            comm,
-            stop_request,
-        )
+        self._trainer, self._path = trainer, path
+        self._comm, self._stop_request = comm, stop_request
         self._evaluator = evaluator
         stop_request.heed_terminal()
         self._limit = TimeLimit(trainer.config.max_hours)
@@ -102,7 +98,7 @@ class TrainingRun:
                 whole = self._checkpoint()
         if self._comm.is_root:
             self._shown.close()
-            print(self._ending(reason), flush=True)
+            print(self._ending(reason, stopped=code == STOPPED), flush=True)
             state = status_file.STOPPED if code == STOPPED else status_file.FINISHED
             if not whole:
                 state, reason = status_file.FAILED, "the final checkpoint could not be written"
@@ -142,9 +138,9 @@ class TrainingRun:
         """
         trainer, evaluator = self._trainer, self._evaluator
         assert evaluator is not None
+        cost = self._comm.on_root(lambda: self._writer.cost)  # so that all stop at the same time
 
         def should_stop() -> bool:
-            cost = self._writer.cost if self._comm.is_root else 0.0
             return bool(self._stop_request.signal) or (limited and self._limit.near(0, cost))
 
         summary = evaluator.evaluate(trainer.actor(), trainer.normalizer, should_stop)
@@ -187,13 +183,13 @@ class TrainingRun:
             return False
         return True
 
-    def _ending(self, reason: str) -> str:
+    def _ending(self, reason: str, stopped: bool) -> str:
         counters = self._trainer.counters
         words = f"{reason}: {counters.timesteps:,} time steps, {counters.episodes:,} episodes"
         if counters.returns:
             mean, latest = counters.return_mean, len(counters.returns)
             words += f", mean return of the last {latest}: {mean:.1f}"
         words += f"\nresults are in {self._path}"
-        if reason.startswith("stopped"):
+        if stopped:
             words += f"\nto continue: the same command with --resume {self._path}"
         return words

@@ -39,6 +39,15 @@ class Spaces:
             ) from None
         distribution_for(self.action)
 
+    def check_same(self, owner: str, other: "Spaces", its_owner: str) -> None:
+        """Raise `UsageError`, naming the space and both owners, unless `other`'s are the same."""
+        for what, mine, its in (
+            ("observation", self.observation, other.observation),
+            ("action", self.action, other.action),
+        ):
+            if not same(mine, its):
+                raise UsageError(f"{owner} has {what} space {mine}, but {its_owner} has {its}")
+
 
 def flattener(space: gym.Space[Any]) -> Callable[[Any], np.ndarray]:
     """A function from an observation of `space` to a flat vector, (D,).

@@ -15,6 +15,7 @@ This module imports nothing heavy: the thread limits it sets must come before Nu
 import fcntl
 import os
 import signal
+import socket
 import stat
 import sys
 import termios
@@ -40,12 +41,13 @@ THREAD_VARIABLES = (
 )
 
 # Launchers that say how many processes they started, most specific first: an mpirun inside a
-# Slurm step starts its daemons by srun, so Slurm's variables count only without any others.
+# Slurm step starts its daemons by srun, so Slurm's variables count only without any others, and
+# the step may have set PMI's.
 _LAUNCHERS = (
-    ("mpirun (MPICH, Intel MPI or PALS)", "PMI_SIZE", "PMI_RANK"),
     ("mpirun (Open MPI)", "OMPI_COMM_WORLD_SIZE", "OMPI_COMM_WORLD_RANK"),
     ("mpirun (MVAPICH)", "MV2_COMM_WORLD_SIZE", "MV2_COMM_WORLD_RANK"),
     ("jsrun", "JSM_NAMESPACE_SIZE", "JSM_NAMESPACE_RANK"),
+    ("mpirun (MPICH, Intel MPI or PALS)", "PMI_SIZE", "PMI_RANK"),
     ("srun", "SLURM_STEP_NUM_TASKS", "SLURM_PROCID"),
 )
 
@@ -59,6 +61,10 @@ _OF_LAUNCHERS = (
     *("PMI", "MPI_LOCAL", "MPIR_", "HYDI_", "HYDRA_", "PALS_", "ALPS_", "I_MPI_"),
     *("OMPI_", "PRTE_", "ORTE_", "OPAL_", "MV2_", "JSM_", "SLURM_"),
 )
+
+
+ABORTING = 15.0
+"""Seconds in which a rank that aborts has ended the job, even if a disk hangs."""
 
 
 def local_rank(environ: Mapping[str, str] = os.environ) -> int:
@@ -115,12 +121,15 @@ class Launch(NamedTuple):
     """Rank of this process among them."""
 
 
+ALONE = Launch("no launcher", 1, 0)
+
+
 def launched(environ: Mapping[str, str] = os.environ) -> Launch:
     """How this process was started, according to launchers' environment variables."""
     for name, size, rank in _LAUNCHERS:
         if environ.get(size, "").isdecimal():
             return Launch(name, int(environ[size]), int(environ.get(rank) or 0))
-    return Launch("no launcher", 1, 0)
+    return ALONE
 
 
 def check_alone() -> None:
@@ -133,6 +142,10 @@ def check_alone() -> None:
 def without_launcher(environ: Mapping[str, str] = os.environ) -> dict[str, str]:
     """The environment variables without launchers', for a process that is not to be a rank."""
     return {name: x for name, x in environ.items() if not name.startswith(_OF_LAUNCHERS)}
+
+
+class NoLibraryError(UsageError):
+    """This rank finds no MPI library; others may have one, and wait for it."""
 
 
 def connect() -> "Communicator":
@@ -155,14 +168,16 @@ def connect() -> "Communicator":
     comm = Communicator(world)
     name, size, _ = launched()
     if size != comm.size:
-        have = f"{comm.library()} has {comm.size}" if world else "there is no MPI library"
-        raise UsageError(
+        host = socket.gethostname()
+        have = f"{comm.library()} has {comm.size}" if world else f"{host} has no MPI library"
+        raise (UsageError if world else NoLibraryError)(
             f"{name} started {size} processes, but {have}: each would train alone. "
             + _cure(name, world is not None)
         )
     if comm.size > 1:
         abort_on_failure()
-        comm.patient = comm.oversubscribed()
+        # On all ranks if on any: blocking collectives do not match those that are polled.
+        comm.patient = bool(comm.gather_number(int(comm.oversubscribed())).any())
     return comm
 
 
@@ -185,7 +200,10 @@ def run(main: Callable[[], int]) -> NoReturn:
         _check_threads()
         code = main()
     except UsageError as error:
-        code = _refuse(f"{os.path.basename(sys.argv[0]).removesuffix('.py')}: error: {error}")
+        message = f"{os.path.basename(sys.argv[0]).removesuffix('.py')}: error: {error}"
+        if isinstance(error, NoLibraryError):
+            _refuse_node(message)
+        code = _refuse(message)
     except BaseException as error:
         # `--help` exits like this, before MPI is initialised. Later, say from inside an
         # environment, it may be this rank alone, and the others would wait.
@@ -199,6 +217,15 @@ def _refuse(message: str) -> int:
     if launched().rank == 0:
         print(message, file=sys.stderr, flush=True)
     return 2
+
+
+def _refuse_node(message: str) -> NoReturn:
+    """End this rank, which can't wait for the others; print once per node, rank 0's first."""
+    rank = launched().rank
+    time.sleep(min(0.2 * rank, 2.0))
+    if rank == 0 or local_rank() == 0:
+        print(message, file=sys.stderr, flush=True)
+    sys.exit(2)
 
 
 def _leave(code: int) -> NoReturn:
@@ -246,7 +273,8 @@ def abort(error: BaseException) -> NoReturn:
     """Print a failure once and end all ranks with exit code 1."""
     _, size, rank = launched()
     # A fault that all ranks share is reported by the first, whose abort ends the others' sleep.
-    time.sleep(min(0.2 * rank, 2.0))
+    shared = isinstance(error, DivergedError) and rank > 0
+    time.sleep(ABORTING if shared else min(0.2 * rank, 2.0))
     where = f"rank {rank} of {size}: "
     if isinstance(error, EnvironmentFault | DivergedError):
         line = f"{where}{error}"

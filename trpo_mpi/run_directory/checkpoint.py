@@ -15,7 +15,9 @@ under its name only once it is complete on disk.
 
 import contextlib
 import dataclasses
+import errno
 import json
+import os
 import time
 import zipfile
 from collections.abc import Sequence
@@ -36,6 +38,8 @@ INTERVAL = 60.0
 """Seconds between checkpoints, unless --checkpoint-every says otherwise."""
 SHARE = 0.01
 """Largest share of the time that checkpoints may then take."""
+GONE_OR_FOREIGN = (errno.ENOENT, errno.EINVAL)
+"""Errors of the system that are a file's own: it is gone, or names places before its beginning."""
 
 
 @dataclass
@@ -118,7 +122,7 @@ class CheckpointWriter:
         columns: Sequence[bytes],
         began: float,
     ) -> None:
-        """Write a checkpoint and model.zip; then remove checkpoints that are no longer kept.
+        """Write model.zip, best.zip and a checkpoint; then remove those that are no longer kept.
 
         Args:
             model, best, state, columns: as in `Checkpoint`; each column packed.
@@ -129,13 +133,13 @@ class CheckpointWriter:
         self._folder.mkdir(exist_ok=True)
         whole = members(self._settings, model, best, state, columns)
         iteration = state["counters"]["iteration"]
-        with whole_file(self._folder / f"{iteration:08d}.zip") as file:
-            archive.write(file, whole)
-        with whole_file(self._run / MODEL) as file:
-            archive.write(file, model_file.members(model))
+        model_file.save(self._run / MODEL, model)
         if best is not None and best is not self._best:
             model_file.save(self._folder / "best.zip", best)
             self._best = best
+        # Last: a run that resumes from its last iteration writes nothing more.
+        with whole_file(self._folder / f"{iteration:08d}.zip") as file:
+            archive.write(file, whole)
         # Those with higher numbers are damaged: otherwise this run would have resumed from them.
         past = [path for path in numbered(self._run) if int(path.stem) <= iteration]
         for old in past[KEPT:]:
@@ -173,38 +177,54 @@ def members(
 
 
 def numbered(run: Path) -> list[Path]:
-    """The checkpoints of a run directory, the newest first."""
-    found = [p for p in (run / CHECKPOINTS).glob("*.zip") if p.stem.isdecimal()]
+    """The checkpoints of a run directory, the newest first. Raises `OSError` if it can't say."""
+    folder = run / CHECKPOINTS
+    try:
+        names = os.listdir(folder)  # a glob finds nothing where it may not look
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+    found = [folder / name for name in names if name.endswith(".zip") and name[:-4].isdecimal()]
     return sorted(found, key=lambda p: int(p.stem), reverse=True)
+
+
+def remove_remains(run: Path) -> None:
+    """Remove what interrupted writes have left in a run directory that no other process uses."""
+    for path in [*run.glob(".*.tmp"), *(run / CHECKPOINTS).glob(".*.tmp")]:
+        with contextlib.suppress(OSError):
+            path.unlink()
 
 
 def newest(run: Path) -> Checkpoint | None:
     """The newest whole checkpoint of a run, or None; damaged ones are skipped with a warning.
 
-    Removes the remains of interrupted writes. Raises `UsageError` if a checkpoint was written by a
-    later version of this package.
+    Raises `UsageError` if a checkpoint was written by a later version of this package, or can't be
+    read now: to go on from an older one would overwrite what came after it.
     """
-    for path in [*run.glob(".*.tmp"), *(run / CHECKPOINTS).glob(".*.tmp")]:
-        with contextlib.suppress(OSError):
-            path.unlink()
-    for path in numbered(run):
-        try:
-            return read(path)
-        except archive.NewerFormatError as error:
-            raise UsageError(f"--resume: {path} {error}") from None
-        except archive.DAMAGE as error:
-            warn(f"{path} is damaged and left out: {error}")
+    path = run / CHECKPOINTS
+    try:
+        for path in numbered(run):
+            try:
+                return read(path)
+            except (archive.NewerFormatError, UsageError) as error:
+                raise UsageError(f"--resume: {path} {error}") from None
+            except archive.DAMAGE as error:
+                if isinstance(error, OSError) and error.errno not in GONE_OR_FOREIGN:
+                    raise
+                warn(f"{path} is damaged and left out: {error}")
+    except OSError as error:
+        raise UsageError(f"--resume: {path} can't be read: {error.strerror}") from None
     return None
 
 
 def standing(run: Path) -> Standing | None:
     """How far a run has come by its newest whole checkpoint, or None; changes no file."""
-    for path in numbered(run):
-        try:
-            with zipfile.ZipFile(path) as file:
-                return Standing(path, _settings(file)[0], archive.unpack(file.read("state")))
-        except (archive.NewerFormatError, *archive.DAMAGE):
-            continue
+    with contextlib.suppress(OSError):
+        for path in numbered(run):
+            try:
+                with zipfile.ZipFile(path) as file:
+                    return Standing(path, _settings(file)[0], archive.unpack(file.read("state")))
+            except (archive.NewerFormatError, *archive.DAMAGE):
+                continue
     return None
 
 

@@ -14,7 +14,7 @@ from typing import Any
 from trpo_mpi import __version__
 from trpo_mpi.atomic_file import whole_file, write_text
 from trpo_mpi.config import Config
-from trpo_mpi.directory_lock import hold
+from trpo_mpi.directory_lock import FILE, held, hold
 from trpo_mpi.errors import UsageError
 from trpo_mpi.run_directory import (
     CHECKPOINTS,
@@ -23,6 +23,7 @@ from trpo_mpi.run_directory import (
     MONITOR,
     PROGRESS,
     STATUS,
+    checkpoint,
     status_file,
 )
 
@@ -62,7 +63,12 @@ def create(config: Config, resumes: bool) -> Path:
         if config.resume == "never" and config.outdir is None:
             path = _new_directory(path)
         path.mkdir(parents=True, exist_ok=True)
+        looked = held(path)  # for checkpoints, when nobody else could write any
         claim(path)
+        if config.resume == "auto" and not looked and checkpoint.numbered(path):
+            raise UsageError(
+                f"--resume auto: a run has begun in {path} meanwhile; the same command continues it"
+            )
         with whole_file(path / ".writable"):
             pass
         (path / ".writable").unlink()
@@ -101,7 +107,8 @@ def claim(path: Path) -> None:
     if not hold(path, patience):
         raise UsageError(
             f"{path}: a run is at work there{f' on {host}' if host else ''}; wait for its end, or "
-            "name another directory by --outdir"
+            "name another directory by --outdir; if its machine has crashed and keeps it locked, "
+            f"delete {path / FILE}"
         )
 
 

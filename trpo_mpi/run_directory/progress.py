@@ -61,8 +61,9 @@ EVALUATION_COLUMNS = (
 class GrowingFile:
     """A text file that grows by whole lines, each in the file as soon as it is written.
 
-    Lines that a full disk refuses are held back and written once there is room, so that none is
-    lost, doubled or cut. Each such period begins with one warning.
+    Lines that a full disk refuses, at once or, as NFS does, when they are synchronised, are held
+    back and written once there is room, so that none is lost, doubled or cut. Each such period
+    begins with one warning.
 
     Args:
         path: the file.
@@ -73,7 +74,8 @@ class GrowingFile:
 
     def __init__(self, path: Path, head: str, keep: int | None = None) -> None:
         self._path = path
-        self._pending = b""
+        self._pending = bytearray()  # what is not known to be on the disk
+        self._written = 0  # bytes of it that are in the file
         self._warned = False
         if keep is None or not _begins(path, head):
             if keep is not None:
@@ -82,7 +84,7 @@ class GrowingFile:
             if path.exists():
                 os.replace(path, path.with_name(f"{path.name}.old"))
             self._open("wb")
-            self._end = 0
+            self._end = 0  # of what precedes the pending
             self.write(head)
             return
         self._open("r+b")
@@ -92,7 +94,6 @@ class GrowingFile:
             warn(f"{path} has lost rows")
         self._end = sum(len(line) for line in whole)
         self._file.truncate(self._end)
-        self._file.seek(self._end)
 
     def _open(self, mode: str) -> None:
         """Open the file; it is closed when this object is deleted."""
@@ -117,22 +118,29 @@ class GrowingFile:
             self._warned = True
 
     def _write_pending(self) -> None:
+        self._file.seek(self._end + self._written)
+        content = bytes(self._pending[self._written :])
         try:
-            content = memoryview(self._pending)
             while content:
                 content = content[self._file.write(content) :]
         except OSError:
-            self._file.truncate(self._end)  # a row cut in half
-            self._file.seek(self._end)
+            self._file.truncate(self._end + self._written)  # a row cut in half
             raise
-        self._end += len(self._pending)
-        self._pending = b""
+        self._written = len(self._pending)
         self._warned = False
 
     def sync(self) -> None:
         """Make sure that everything is on disk; raises `OSError` if it can't be."""
         self._write_pending()
-        os.fsync(self._file.fileno())
+        try:
+            os.fsync(self._file.fileno())
+        except OSError:
+            self._written = 0  # NFS has perhaps dropped it all
+            self._file.truncate(self._end)
+            raise
+        self._end += self._written
+        self._pending.clear()
+        self._written = 0
 
 
 def _begins(path: Path, head: str) -> bool:

@@ -15,7 +15,8 @@ from pathlib import Path
 from trpo_mpi.directory_lock import descriptor_of, hold
 from trpo_mpi.errors import UsageError
 from trpo_mpi.formats import clock
-from trpo_mpi.stopping import STOPPED, StopRequest
+from trpo_mpi.parallel import startup
+from trpo_mpi.stopping import JOB_END, STOPPED, StopRequest
 from trpo_mpi.sweeps.plan import Run
 from trpo_mpi.sweeps.results import final_returns
 
@@ -34,6 +35,16 @@ UNBOUND = {
 def cores() -> int:
     """Number of cores this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _environment() -> dict[str, str]:
+    """Environment variables of a run: not those that make this process a rank, if it is one."""
+    environment = dict(os.environ)
+    if startup.launched() != startup.ALONE:
+        environment = startup.without_launcher()
+        if (end := os.environ.get(JOB_END)) is not None:
+            environment[JOB_END] = end
+    return environment | UNBOUND
 
 
 def launch(ranks: int) -> list[str]:
@@ -153,7 +164,7 @@ class Queue:
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
                 pass_fds=(self._held,),
-                env=os.environ | UNBOUND,
+                env=_environment(),
             )
             return Job(run, process, time.monotonic(), begin)
 
