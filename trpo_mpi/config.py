@@ -164,6 +164,11 @@ class Config:
     max_grad_norm: Positive | None = 0.5
     """Ppo: clip the gradient of a minibatch to this norm. (None: no clipping)"""
 
+    vf_coef: NonNegative | None = None
+    """Ppo: let the critic share the policy's encoder, all but the last layer, and give its squared
+    error this weight in their common objective: the other settings of the critic, besides
+    --vf-clip, are then without effect. 0: two networks. [default: 0.5 for Cnn, 0 for Mlp]"""
+
     vf_iters: Natural = 10
     """Critic: passes over the batch in each iteration."""
     vf_batch: Count = 512
@@ -254,6 +259,15 @@ class Config:
         return self.adapt in ("kl", "both")
 
     @property
+    def shared_vf_coef(self) -> float:
+        """Weight of the critic's error if it shares the policy's encoder; 0 if it does not."""
+        if self.algo != "ppo":
+            return 0.0
+        if self.vf_coef is not None:
+            return self.vf_coef
+        return 0.5 if self.policy.startswith("Cnn") else 0.0
+
+    @property
     def adapts_batch(self) -> bool:
         """Whether the batch follows the returns."""
         return self.adapt in ("batch", "both")
@@ -292,6 +306,13 @@ class Config:
             raise UsageError(
                 f"--net-arch {' '.join(map(str, self.net_arch))} and --size-multiple "
                 f"{self.size_multiple}: set only one of the two"
+            )
+        mlp = self.policy.startswith("Mlp") and self.network is None
+        if self.shared_vf_coef and mlp and (self.size_multiple or self.policy != "MlpPolicy"):
+            why = "--size-multiple" if self.size_multiple else f"--policy {self.policy}"
+            raise UsageError(
+                f"--vf-coef is {self.vf_coef}, but with {why} the critic's layers are not those of "
+                "the policy; it must be 0"
             )
         for name in ("eval_every", "eval_deterministic"):
             if getattr(self, name) and not self.eval_episodes:

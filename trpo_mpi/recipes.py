@@ -237,15 +237,11 @@ RECIPES = {
             "gamma": 0.99,
             "lam": 0.95,
             "policy_final_stepsize": 0.01,
-            "vf_iters": 4,
-            "vf_batch": 256,
-            "vf_stepsize": 2.5e-4,
-            "vf_final_stepsize": 0.01,
+            "vf_coef": 0.5,
             "vf_clip": 0.1,
         },
-        "policy and critic share no layer, and only the policy's gradient is clipped; advantages "
-        "are normalised over the batch, in the source over minibatches; step sizes decay to 0.01 "
-        "of their initial values, in the source to 0",
+        "advantages are normalised over the batch, in the source over minibatches; the step size "
+        "decays to 0.01 of its initial value, in the source to 0",
         "run_atari",
     ),
 }

@@ -22,7 +22,7 @@ from trpo_mpi.advantages import discounted_returns, gae
 from trpo_mpi.algorithms import make_update
 from trpo_mpi.algorithms.adam import Adam
 from trpo_mpi.algorithms.critic import Critic
-from trpo_mpi.algorithms.policy_update import PolicyBatch, PolicyStep, Stage
+from trpo_mpi.algorithms.policy_update import CriticBatch, PolicyBatch, PolicyStep, Stage
 from trpo_mpi.config import Config
 from trpo_mpi.envs.adopted import AdoptedEnvs
 from trpo_mpi.envs.spaces import Spaces
@@ -106,7 +106,10 @@ class Trainer:
         network = ValueNetwork(self.policy, spaces.observation, self.architecture)
         rows, both = grid.rows(config.vf_batch), config.vf_two_batches
         self.critic = Critic(network, start.phi, own, steps, rows, config.vf_clip, both)
-        self._update = make_update(self.policy, config, grid, own, steps)
+        self._update = make_update(self.policy, config, grid, own, steps, self.critic)
+        if config.shared_vf_coef:
+            size = self.policy.encoder_size
+            self.critic.phi = np.concatenate([self.theta[:size], start.phi[size:]])
         # Draws time steps, the same on all ranks.
         self._shared_stream = np.random.default_rng(seed_sequence(config.seed, ROWS))
         self._envs = envs
@@ -226,10 +229,13 @@ class Trainer:
         """
         config, clock, stage = self.config, _Clock(), self._stage()
         normalised = (advantages - mean[ADVANTAGE]) / (np.sqrt(variance[ADVANTAGE]) + 1e-8)
-        step = self._step_policy(batch, normalised, mask, stage)
+        targets = advantages + values
+        step = self._step_policy(batch, normalised, targets, values, mask, stage)
         policy_seconds = clock.lap()
-        stepsize = stage.decayed(config.vf_stepsize, config.vf_final_stepsize)
-        self._fit_critic(batch, advantages + values, values, mask, stepsize)
+        stepsize = None
+        if not config.shared_vf_coef:
+            stepsize = stage.decayed(config.vf_stepsize, config.vf_final_stepsize)
+            self._fit_critic(batch, targets, values, mask, stepsize)
         explained = None
         if variance[TARGET] > 0:
             explained = 1 - variance[ERROR] / variance[TARGET]
@@ -336,12 +342,22 @@ class Trainer:
         return finished
 
     def _step_policy(
-        self, batch: Batch, advantages: np.ndarray, mask: np.ndarray, stage: Stage
+        self,
+        batch: Batch,
+        advantages: np.ndarray,
+        targets: np.ndarray,
+        values: np.ndarray,
+        mask: np.ndarray,
+        stage: Stage,
     ) -> PolicyStep:
         """Step the policy on this rank's columns; `mask` (C, T) covers all columns."""
         starts = np.zeros(advantages.shape, np.float32)
         starts[:, 1:] = batch.ended[:, :-1]
         padded = self._padded(batch)
+        critics = None
+        if self.config.shared_vf_coef:
+            learnt = (batch.memory, targets.astype(np.float32), values.astype(np.float32))
+            critics = CriticBatch(*(resized(x, padded) for x in learnt))
         prepared = PolicyBatch(
             resized(batch.observations, padded),
             resized(starts, padded),
@@ -350,6 +366,7 @@ class Trainer:
             resized(advantages.astype(np.float32), padded),
             resized(batch.mask.astype(np.float32), padded),
             mask,
+            critics,
         )
         self.theta, step = self._update.step(self.theta, prepared, self.comm, stage)
         return step

@@ -22,6 +22,20 @@ VALUES = 1024
 """Rows per call when values are computed, a multiple of 16; it bounds the memory."""
 
 
+def squared_error(
+    values: tf.Tensor, targets: tf.Tensor, before: tf.Tensor | None, clip: float | None
+) -> tf.Tensor:
+    """Squared errors, (E, T); with `clip` at least those of values that move so far from `before`.
+
+    The value clipping of Baselines' PPO.
+    """
+    error = (values - targets) ** 2
+    if clip is None:
+        return error
+    moved = before + tf.clip_by_value(values - before, -clip, clip)
+    return tf.maximum(error, (moved - targets) ** 2)
+
+
 class Critic:
     """A value function of observations (D) and memory (M), with parameters `phi` (P,)."""
 
@@ -38,9 +52,8 @@ class Critic:
         """For `steps` time steps by `columns` of this rank, in minibatches of `rows` time indices.
 
         `steps` is a multiple of 8, or None if it varies; minibatches then have as many rows as
-        `rows_per_minibatch` returns. With `clip` an error is at least that of the value after its
-        change is clipped to +-`clip` (the value clipping of Baselines' PPO). With `two_batches` the
-        critic is also fitted to the previous batch, with that batch's targets (Coady's TRPO).
+        `rows_per_minibatch` returns. For `clip` see `squared_error`. With `two_batches` the critic
+        is also fitted to the previous batch, with that batch's targets (Coady's TRPO).
         """
         self._clip = clip
         self._two_batches = two_batches
@@ -48,7 +61,7 @@ class Critic:
         steps = None if two_batches else steps
         self.phi = phi
         self.adam = Adam(len(phi))
-        self._network = network
+        self.network = network
         self._columns = columns = 1 if network.one_column else columns
         self._minibatch_rows = rows
         self._padded_rows = None if steps is None else round_up_to_8(min(rows, steps))
@@ -70,7 +83,7 @@ class Critic:
         self._values_kernel = Graph(self._values, flat, *seen(None))
 
     def _values(self, phi: tf.Tensor, observations: tf.Tensor, memory: tf.Tensor) -> tf.Tensor:
-        return self._network(self._network.weights(phi[None]), observations[None], memory[None])[0]
+        return self.network(self.network.weights(phi[None]), observations[None], memory[None])[0]
 
     def _gradient(
         self,
@@ -83,17 +96,13 @@ class Critic:
         *before: tf.Tensor,
     ) -> tf.Tensor:
         """Gradient of half the squared error, summed over the chosen time steps: (E, P)."""
-        weights = self._network.weights(tf.tile(phi[None], [self._columns, 1]))
+        weights = self.network.weights(tf.tile(phi[None], [self._columns, 1]))
         inputs, remembered = (tf.gather(x, chosen, axis=1) for x in (observations, memory))
         with tf.GradientTape() as tape:
             tape.watch(weights)
-            values = self._network(weights, inputs, remembered)
-            wanted = tf.gather(targets, chosen, axis=1)
-            error = (values - wanted) ** 2
-            if self._clip is not None:
-                was = tf.gather(before[0], chosen, axis=1)
-                moved = was + tf.clip_by_value(values - was, -self._clip, self._clip)
-                error = tf.maximum(error, (moved - wanted) ** 2)
+            values = self.network(weights, inputs, remembered)
+            wanted, *was = (tf.gather(x, chosen, axis=1) for x in (targets, *before))
+            error = squared_error(values, wanted, was[0] if was else None, self._clip)
             loss = 0.5 * tf.reduce_sum(error * weight)
         gradients = tape.gradient(loss, weights)
         return tf.concat([tf.reshape(g, (self._columns, -1)) for g in gradients], 1)
@@ -102,7 +111,7 @@ class Critic:
         """Values of (n, D) normalised observations and (n, M) memory: (n,) float64."""
         n = len(observations)
         # TensorFlow may choose a convolution's algorithm by the number of images.
-        block, together = (64, 64) if self._network.one_column else (16, VALUES)
+        block, together = (64, 64) if self.network.one_column else (16, VALUES)
         padded = [padded_rows(x, block) for x in (observations, memory)]
         values = [
             self._values_kernel(self.phi, *(x[first : first + together] for x in padded))

@@ -19,6 +19,17 @@ from trpo_mpi.policies.kernel import Graph, column_chunks, numpy_view
 from trpo_mpi.policies.policy import Policy
 
 
+class CriticBatch(NamedTuple):
+    """What the critic learns from a batch, padded as its `PolicyBatch`."""
+
+    memory: np.ndarray
+    """(E, T, M) float32, of a recurrent policy."""
+    targets: np.ndarray
+    """(E, T) float32, the returns to fit."""
+    before: np.ndarray
+    """(E, T) float32, the values with which the batch was collected."""
+
+
 @dataclass(frozen=True)
 class PolicyBatch:
     """A batch for a policy step: this rank's E columns by T time steps, padded with mask 0.
@@ -40,6 +51,8 @@ class PolicyBatch:
     """(E, T) float32, 1 where a step counts."""
     counted: np.ndarray
     """(C, T) bool, which steps count, for the columns of all ranks."""
+    critics: CriticBatch | None = None
+    """For updates that train the critic with the policy."""
 
     def timesteps(self, rows: np.ndarray | None = None) -> int:
         """Counted steps over all ranks, at all time indices or only at `rows`; at least 1."""

@@ -4,8 +4,9 @@
               + entcoeff * entropy
 
 A minibatch is a set of time indices, the same in every column; its gradient is one exact sum over
-columns, so every rank takes the same Adam steps. The critic is a separate network, fitted as for
-any other policy step.
+columns, so every rank takes the same Adam steps. The critic is a network of its own, fitted as for
+any other policy step, or, with `--vf-coef`, it has the policy's encoder. Then the objective also
+has -coef * (V - target)^2 / 2, and one Adam steps the policy and the critic's last layer.
 """
 
 from __future__ import annotations
@@ -14,10 +15,12 @@ import numpy as np
 import tensorflow as tf
 
 from trpo_mpi.algorithms.adam import Adam
+from trpo_mpi.algorithms.critic import Critic, squared_error
 from trpo_mpi.algorithms.minibatches import expected_steps, minibatches, rows_per_minibatch
 from trpo_mpi.algorithms.policy_update import (
     OUT_OF_BOUNDS,
     BatchTensors,
+    CriticBatch,
     GradientKernels,
     PolicyBatch,
     PolicyStep,
@@ -30,28 +33,43 @@ from trpo_mpi.algorithms.policy_update import (
 from trpo_mpi.config import Config
 from trpo_mpi.grid import Grid
 from trpo_mpi.parallel.communicator import Communicator
-from trpo_mpi.policies.kernel import Graph, numpy_view, round_up_to_8
+from trpo_mpi.policies.kernel import Graph, column_chunks, numpy_view, round_up_to_8
+from trpo_mpi.policies.networks import Network
 from trpo_mpi.policies.policy import Policy
 
 ITERS = 10
 """Passes over the batch, unless --policy-iters is given."""
 STEPSIZE = 3e-4
 """Adam's initial step size, unless --policy-stepsize is given."""
+EPSILON = 1e-5
+"""Adam's epsilon, as in Baselines: gradients that are nearly zero, as behind an initial policy's
+small last layer, must not become steps of full size, which end with every ReLU inactive."""
 
 
 class Ppo(PolicyUpdate):
     """Minibatch steps on the clipped surrogate."""
 
     def __init__(
-        self, policy: Policy, config: Config, grid: Grid, columns: int, steps: int | None
+        self,
+        policy: Policy,
+        config: Config,
+        grid: Grid,
+        columns: int,
+        steps: int | None,
+        critic: Critic | None = None,
     ) -> None:
-        """For batches of `steps` time steps by `columns` of this rank; see `PolicyKernels`."""
-        self.adam: Adam = Adam(policy.num_parameters)
+        """For batches of `steps` time steps by `columns` of this rank; see `PolicyKernels`.
+
+        A `critic` that is given shares the policy's encoder, and is trained here.
+        """
+        self._policy, self._critic = policy, critic
+        kernels = PpoKernels(policy, columns, steps, grid.rows(config.policy_batch), config, critic)
+        self.adam: Adam = Adam(kernels.network.num_parameters, EPSILON)
         self._config = config
         self._recurrent = policy.state_size > 0
         self._minibatch_rows = grid.rows(config.policy_batch)
         self._varies = steps is None
-        self._kernels = PpoKernels(policy, columns, steps, self._minibatch_rows, config.entcoeff)
+        self._kernels = kernels
 
     def step(
         self, theta: np.ndarray, batch: PolicyBatch, comm: Communicator, stage: Stage
@@ -61,66 +79,98 @@ class Ppo(PolicyUpdate):
         clip = stage.decayed(config.clip_range, config.final_clip_range)
         stepsize = stage.decayed(config.policy_stepsize or STEPSIZE, config.policy_final_stepsize)
         data, old, entropy = prepare(theta, kernels, batch, comm)
-        log_probs, limit = kernels.log_probs(data, old), tf.constant(clip, tf.float32)
+        others = kernels.others(data, old, batch)
+        limit = tf.constant(clip, tf.float32)
         horizon = batch.counted.shape[1]
         size = self._minibatch_rows
         if self._varies:
             size = rows_per_minibatch(size, batch.counted)
         more = {"policy_stepsize": stepsize, "clip_range": clip}
-        first = theta
+        policys, encoder = self._policy.num_parameters, self._policy.encoder_size
+        x = theta
+        if self._critic is not None:
+            x = np.concatenate([theta, self._critic.phi[encoder:]])
+        losses = OUT_OF_BOUNDS
         passes = config.policy_iters or ITERS
         for done in range(1, passes + 1):
             for rows in minibatches(horizon, size, stage.stream, self._recurrent):
-                gradients = kernels.clipped_gradient(theta, limit, rows, batch, data, log_probs)
+                gradients = kernels.clipped_gradient(x, limit, rows, batch, data, others)
                 try:
                     total = comm.sum_columns("clipped gradient", *gradients)
                 except FloatingPointError:  # raised on all ranks: the step was too long
-                    return accept_if_finite(first, theta, OUT_OF_BOUNDS, entropy, more)
+                    return accept_if_finite(theta, theta, OUT_OF_BOUNDS, entropy, more)
                 gradient = total / expected_steps(batch.counted, rows)
                 norm = float(np.sqrt(np.sum(gradient**2)))
                 if config.max_grad_norm is not None and norm > config.max_grad_norm:
                     gradient *= config.max_grad_norm / norm
-                theta = self.adam.update(theta, -gradient.astype(np.float32), stepsize)
+                x = self.adam.update(x, -gradient.astype(np.float32), stepsize)
             if config.stop_kl is not None or done == passes:
-                losses = mean_losses(theta, kernels, data, old, batch, comm)
+                losses = mean_losses(x[:policys], kernels, data, old, batch, comm)
                 if config.stop_kl is not None and losses[1] > config.stop_kl:
                     break
-        return accept_if_finite(first, theta, losses, entropy, more)
+        if self._critic is not None and np.isfinite(losses[1]):
+            self._critic.phi = np.concatenate([x[:encoder], x[policys:]])
+        return accept_if_finite(theta, x[:policys], losses, entropy, more)
 
 
 class PpoKernels(GradientKernels):
     """The clipped surrogate's gradient, on minibatches of `rows` time indices if T is fixed."""
 
     def __init__(
-        self, policy: Policy, columns: int, steps: int | None, rows: int, entcoeff: float
+        self,
+        policy: Policy,
+        columns: int,
+        steps: int | None,
+        rows: int,
+        config: Config,
+        critic: Critic | None = None,
     ) -> None:
         """For batches of `steps` time steps by `columns`; see `PolicyKernels`."""
-        super().__init__(policy, columns, steps, entcoeff)
+        super().__init__(policy, columns, steps, config.entcoeff)
+        self._config = config
+        self._values = critic and critic.network
+        self.network = Network(*policy.parts, *([self._values.head] if self._values else []))
+        """Whose parameters are stepped together."""
+        flat = tf.TensorSpec([self.network.num_parameters], tf.float32)
         self._padded_rows = None if steps is None else round_up_to_8(min(rows, steps))
         indices = tf.TensorSpec([self._padded_rows], tf.int32)
         own = [self.numbers(policy.state_size), indices, tf.TensorSpec([], tf.float32)]
-        self._gradients = Graph(
-            self._gradient, self.flat, *own, self.numbers(steps), *self.signature
-        )
+        others = [self.numbers(steps)]
+        if self._values:
+            sizes = [(steps, self._values.carried_size), (steps,), (steps,)]
+            others += [self.numbers(*shape) for shape in sizes]
+        self._number = len(others)
+        self._gradients = Graph(self._gradient, flat, *own, *others, *self.signature)
         actions = BatchTensors(*self.signature).actions
         self._log_probs = Graph(policy.distribution.log_prob, self.old_signature, actions)
 
-    def log_probs(self, data: list[BatchTensors], old: list[tf.Tensor]) -> list[tf.Tensor]:
-        """log p(action) under the distributions `old`, for all minibatches: (E, T)."""
-        return [self._log_probs(x, part.actions) for x, part in zip(old, data, strict=True)]
+    def others(
+        self, data: list[BatchTensors], old: list[tf.Tensor], batch: PolicyBatch
+    ) -> list[list[tf.Tensor]]:
+        """Further inputs of each call, for all minibatches.
+
+        These are log p(action) under the distributions `old`, (E, T), and what the critic learns.
+        """
+        log_probs = [self._log_probs(x, part.actions) for x, part in zip(old, data, strict=True)]
+        if not self._values:
+            return [[x] for x in log_probs]
+        assert batch.critics is not None
+        chunks = column_chunks(self.columns, *batch.critics)
+        return [[x, *chunk] for x, chunk in zip(log_probs, chunks, strict=True)]
 
     def clipped_gradient(
         self,
-        theta: np.ndarray,
+        flat: np.ndarray,
         clip: tf.Tensor,
         rows: np.ndarray,
         batch: PolicyBatch,
         data: list[BatchTensors],
-        log_probs: list[tf.Tensor],
+        others: list[list[tf.Tensor]],
     ) -> list[np.ndarray]:
         """Gradient of the clipped objective, summed over the time indices `rows`: (E, P).
 
-        The argument `log_probs` is the method's result for the policy that collected the batch.
+        The parameters `flat` (P,) are those of `network`; the argument `others` is the method's
+        result for the policy that collected the batch.
         """
         padded = self._padded_rows or round_up_to_8(len(rows))
         chosen = np.full(padded, -1, np.int32)
@@ -129,32 +179,39 @@ class PpoKernels(GradientKernels):
         if batch.states.size:
             states = np.split(batch.states[:, rows[0]], len(data))
         return [
-            numpy_view(self._gradients(theta, state, chosen, clip, before, *part))
-            for state, before, part in zip(states, log_probs, data, strict=True)
+            numpy_view(self._gradients(flat, state, chosen, clip, *more, *part))
+            for state, more, part in zip(states, others, data, strict=True)
         ]
 
     def _gradient(
         self,
-        theta: tf.Tensor,
+        flat: tf.Tensor,
         state: tf.Tensor,
         chosen: tf.Tensor,
         clip: tf.Tensor,
-        log_probs: tf.Tensor,
         *tensors: tf.Tensor,
     ) -> tf.Tensor:
         distribution = self.policy.distribution
         rows, valid = tf.maximum(chosen, 0), tf.cast(chosen >= 0, tf.float32)
-        whole = BatchTensors(*tensors)
+        whole = BatchTensors(*tensors[self._number :])
         x = BatchTensors(*(t if t is whole.state else tf.gather(t, rows, axis=1) for t in whole))
-        x, before = x._replace(state=state), tf.gather(log_probs, rows, axis=1)
-        weights = self.copies(theta)
+        x = x._replace(state=state)
+        before, *critics = (tf.gather(t, rows, axis=1) for t in tensors[: self._number])
+        weights = self.network.weights(tf.tile(flat[None], [self.columns, 1]))
         with tf.GradientTape() as tape:
             tape.watch(weights)
-            parameters = self.parameters(weights, x)
+            parts = self.network.of_parts(weights)
+            own = [array for part in parts[: len(self.policy.parts)] for array in part]
+            parameters, features = self.policy.with_features(own, x.observations, x.starts, x.state)
             ratio = tf.exp(distribution.log_prob(parameters, x.actions) - before)
             clipped = tf.clip_by_value(ratio, 1 - clip, 1 + clip)
             gain = tf.minimum(ratio * x.advantages, clipped * x.advantages)
             if self.entcoeff:
                 gain += self.entcoeff * distribution.entropy(parameters)
+            if self._values:
+                learnt = CriticBatch(*critics)
+                values = self._values.of_features(parts[-1], features, learnt.memory)
+                error = squared_error(values, learnt.targets, learnt.before, self._config.vf_clip)
+                gain -= 0.5 * self._config.shared_vf_coef * error
             objective = tf.reduce_sum(gain * x.mask * valid)
         return self.flatten(tape.gradient(objective, weights))

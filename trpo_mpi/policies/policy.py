@@ -1,7 +1,8 @@
 """Six policies: an observation encoder, optionally a memory, and a distribution over actions.
 
 The critic is a separate network: no parameter is shared that its fit could move outside the trust
-region. A recurrent policy's critic reads the policy's memory, but does not train it.
+region; PPO has none, and may have them share the encoder. A recurrent policy's critic reads the
+policy's memory, but does not train it.
 """
 
 from __future__ import annotations
@@ -140,6 +141,8 @@ class Policy(Network):
         extra = outputs if self._gaussian else 0
         self._head = Mlp([features, outputs], last_gain=0.01, extra=extra)
         super().__init__(*(part for part in (self.encoder, self.lstm, self._head) if part))
+        self.encoder_size = Network(self.encoder).num_parameters
+        """How many parameters, the first of theta, are the encoder's."""
         self._init_logstd = init_logstd
 
     def initialise(self, stream: np.random.Generator) -> np.ndarray:
@@ -164,6 +167,19 @@ class Policy(Network):
     ) -> tf.Tensor:
         """Distribution parameters, column by column: (E, T, D) -> (E, T, K).
 
+        The arguments are those of `with_features`.
+        """
+        return self.with_features(weights, observations, starts, state)[0]
+
+    def with_features(
+        self,
+        weights: Sequence[tf.Tensor],
+        observations: tf.Tensor,
+        starts: tf.Tensor,
+        state: tf.Tensor,
+    ) -> tuple[tf.Tensor, tf.Tensor]:
+        """Distribution parameters (E, T, K), and the encoder's features.
+
         Args:
             weights: one copy per column, all equal.
             observations: normalised, or raw images.
@@ -171,10 +187,10 @@ class Policy(Network):
             state: (E, S), the recurrent state before the first step.
         """
         encoder, *lstm, head = self.of_parts(weights)
-        features = self.encoder(encoder, observations)
+        encoded = features = self.encoder(encoder, observations)
         if self.lstm:
             features = self.lstm(lstm[0], features, starts, state)
-        return self._parameters(head, features)
+        return self._parameters(head, features), encoded
 
     def known(self, weights: Sequence[tf.Tensor], observations: tf.Tensor) -> list[tf.Tensor]:
         """What `with_tangent` takes in place of the observations, computed once for many calls."""
@@ -299,21 +315,25 @@ class ValueNetwork(Network):
         # The memory enters after convolutions or a custom network, but before an MLP.
         behind = memory if self.one_column else 0
         self.encoder = _encoder(observation, self.images, architecture, 5, memory - behind)
-        self._head = Mlp([self.encoder.outputs + behind, 1], last_gain=1.0)
-        super().__init__(self.encoder, self._head)
+        self.head = Mlp([self.encoder.outputs + behind, 1], last_gain=1.0)
+        super().__init__(self.encoder, self.head)
 
     def __call__(
         self, weights: Sequence[tf.Tensor], observations: tf.Tensor, memory: tf.Tensor
     ) -> tf.Tensor:
         """Values, column by column: (E, T, D) observations and (E, T, M) memory -> (E, T)."""
         encoder, head = self.of_parts(weights)
-        if not self.carried_size:
-            features = self.encoder(encoder, observations)
-        elif self.one_column:
-            features = tf.concat([self.encoder(encoder, observations), memory], -1)
-        else:
-            features = self.encoder(encoder, tf.concat([observations, memory], -1))
-        return self._head(head, features)[:, :, 0]
+        if self.carried_size and not self.one_column:
+            observations = tf.concat([observations, memory], -1)
+        return self.of_features(head, self.encoder(encoder, observations), memory)
+
+    def of_features(
+        self, head: Sequence[tf.Tensor], features: tf.Tensor, memory: tf.Tensor
+    ) -> tf.Tensor:
+        """Values (E, T), by the last layer's weights `head`, of the encoder's features."""
+        if self.carried_size and self.one_column:
+            features = tf.concat([features, memory], -1)
+        return self.head(head, features)[:, :, 0]
 
     def rows(
         self, weights: Sequence[Any], x: np.ndarray, memory: np.ndarray
@@ -324,4 +344,4 @@ class ValueNetwork(Network):
             features = np.concatenate([self.encoder.rows(encoder, x), memory], 1)
         else:
             features = self.encoder.rows(encoder, np.concatenate([x, memory], 1))
-        return self._head.rows(head, features), memory
+        return self.head.rows(head, features), memory

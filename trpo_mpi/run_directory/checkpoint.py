@@ -252,6 +252,7 @@ def _settings(file: zipfile.ZipFile) -> tuple[Config, dict[str, Any]]:
     kind = CONFIGS[header.get("command", Config.command)]  # the first versions did not store it
     known = {field.name for field in dataclasses.fields(kind)}
     given = {name: x for name, x in header["settings"].items() if name in known}
+    given.setdefault("vf_coef", 0.0)  # the first versions had two networks
     given = {name: tuple(x) if isinstance(x, list) else x for name, x in given.items()}
     settings = kind(**given)
     settings.validate()
