@@ -7,6 +7,7 @@ import gymnasium as gym
 import numpy as np
 import pytest
 import tensorflow as tf
+from memory_envs import Picture
 from test_trpo import (
     BINARY,
     BOX,
@@ -19,6 +20,7 @@ from test_trpo import (
     make_batch,
     make_policy,
     mean_kl,
+    observation_space,
     parameters,
 )
 from test_trpo import make_kernels as trpo_kernels
@@ -27,16 +29,17 @@ from toy_policies import mlp_policy
 from toy_training import toy_trainer, train
 
 from trpo_mpi.algorithms import make_update
+from trpo_mpi.algorithms.critic import Critic
 from trpo_mpi.algorithms.kl_penalty import KlPenalty, PenaltyKernels, adapted
 from trpo_mpi.algorithms.minibatches import expected_steps, minibatches, rows_per_minibatch
-from trpo_mpi.algorithms.policy_update import PolicyBatch, Stage
+from trpo_mpi.algorithms.policy_update import CriticBatch, PolicyBatch, Stage
 from trpo_mpi.algorithms.ppo import Ppo, PpoKernels
 from trpo_mpi.algorithms.trpo import Npg, trpo_step
 from trpo_mpi.config import Config
 from trpo_mpi.errors import UsageError
 from trpo_mpi.grid import Grid
 from trpo_mpi.parallel.communicator import Communicator
-from trpo_mpi.policies.policy import Policy
+from trpo_mpi.policies.policy import Architecture, Policy, ValueNetwork
 
 KINDS = pytest.mark.parametrize(
     ("space", "kind"),
@@ -71,12 +74,12 @@ def test_clipped_gradient_is_that_of_the_formula(space: gym.Space[Any], kind: st
     """Over rows 2 to 5: as a window, which a recurrent policy reads from its stored state."""
     policy, theta = make_policy(space, kind)
     batch, rows = make_batch(policy, 5), np.array([2, 3, 4, 5])
-    kernels = PpoKernels(policy, COLUMNS, STEPS, 4, 0.02)
+    kernels = PpoKernels(policy, COLUMNS, STEPS, 4, Config(entcoeff=0.02))
     data = kernels.data(batch)
     _, old = kernels.old(theta, data)
     new, few = moved(policy, theta), of_window(batch, rows)
-    before = kernels.log_probs(data, old)
-    given = np.concatenate(kernels.clipped_gradient(new, 0.1, rows, batch, data, before))
+    others = kernels.others(data, old, batch)
+    given = np.concatenate(kernels.clipped_gradient(new, 0.1, rows, batch, data, others))
     variable = tf.Variable(new.astype(np.float64))
     with tf.GradientTape() as tape:
         now = parameters(policy, variable, few)
@@ -92,6 +95,111 @@ def test_clipped_gradient_is_that_of_the_formula(space: gym.Space[Any], kind: st
     assert not outside.all()
     scale = np.abs(expected).max()
     np.testing.assert_allclose(given.sum(0), expected, atol=3e-4 * scale)
+
+
+def shared_critic(policy: Policy, space: gym.Space[Any], kind: str) -> Critic:
+    """A critic for `policy`, an untrained one."""
+    architecture = Architecture(kind, net_arch=(5,), lstm_units=3)
+    network = ValueNetwork(policy, space, architecture)
+    return Critic(network, network.initialise(np.random.default_rng(3)), COLUMNS, STEPS, 4)
+
+
+def critic_batch(policy: Policy) -> CriticBatch:
+    """Random data, with values on both sides of their targets."""
+    stream, shape = np.random.default_rng(4), (COLUMNS, STEPS)
+    sizes = ((*shape, policy.memory_size), shape, shape)
+    return CriticBatch(*(stream.standard_normal(size).astype(np.float32) for size in sizes))
+
+
+@pytest.mark.parametrize("kind", ["MlpPolicy", "CnnPolicy", "CnnLstmPolicy"])
+@pytest.mark.parametrize("clip", [None, 0.5])
+def test_a_shared_encoder_gets_both_gradients(kind: str, clip: float | None) -> None:
+    """Those of the clipped surrogate and of the critic's weighted error, by its own network."""
+    policy, theta = make_policy(DISCRETE, kind)
+    critic, rows = shared_critic(policy, observation_space(kind), kind), np.array([2, 3, 4, 5])
+    learnt = critic_batch(policy)
+    batch = replace(make_batch(policy, 5), critics=learnt)
+    settings = Config(algo="ppo", policy=kind, vf_coef=0.7, vf_clip=clip)
+    kernels = PpoKernels(policy, COLUMNS, STEPS, 4, settings, critic)
+    alone = PpoKernels(policy, COLUMNS, STEPS, 4, settings)
+    data, encoder = kernels.data(batch), policy.encoder_size
+    _, old = kernels.old(theta, data)
+    head = critic.phi[encoder:]
+    both, surrogate = (
+        np.concatenate(
+            k.clipped_gradient(x, 0.1, rows, batch, data, k.others(data, old, batch))
+        ).sum(0, dtype=np.float64)
+        for k, x in ((kernels, np.concatenate([theta, head])), (alone, theta))
+    )
+    p = policy.num_parameters
+    phi = tf.Variable(np.concatenate([theta[:encoder], head]).astype(np.float64))
+    with tf.GradientTape() as tape:
+        total = 0.0
+        for i in range(COLUMNS):
+            seen = [x[i : i + 1, rows] for x in (batch.observations, *learnt)]
+            images, memory, targets, before = (
+                tf.constant(x if x.dtype == np.uint8 else x.astype(np.float64)) for x in seen
+            )
+            value = critic.network(critic.network.weights(phi[None]), images, memory)
+            error = (value - targets) ** 2
+            if clip is not None:
+                near = before + tf.clip_by_value(value - before, -clip, clip)
+                error = tf.maximum(error, (near - targets) ** 2)
+            total += 0.35 * tf.reduce_sum(error * batch.mask[i : i + 1, rows])
+    expected = tape.gradient(total, phi).numpy()
+    tolerance = 3e-4 * max(np.abs(expected).max(), np.abs(surrogate).max())
+    np.testing.assert_allclose(
+        both[:encoder], surrogate[:encoder] - expected[:encoder], atol=tolerance
+    )
+    np.testing.assert_allclose(both[encoder:p], surrogate[encoder:], atol=tolerance)
+    np.testing.assert_allclose(both[p:], -expected[encoder:], atol=tolerance)
+    assert np.abs(expected[:encoder]).max() > 100 * tolerance
+
+
+@pytest.mark.parametrize("kind", ["MlpPolicy", "CnnPolicy"])
+def test_ppo_trains_the_critic_that_shares_its_encoder(kind: str) -> None:
+    """From the start both have the policy's; and the critic learns by the policy's minibatches."""
+    make = Counter if kind == "MlpPolicy" else Picture
+    small: dict[str, Any] = {"num_envs": 2, "timesteps_per_batch": 32, "policy_batch": 16}
+    small |= {"algo": "ppo", "policy": kind, "vf_coef": 0.5, "num_timesteps": 4 * 32}
+    trainer = toy_trainer(make, normalize_observations=False, normalize_returns=False, **small)
+    size = trainer.policy.encoder_size
+    for _ in range(2):
+        assert np.array_equal(trainer.critic.phi[:size], trainer.theta[:size])
+        last = trainer.critic.phi
+        row = trainer.iterate().row
+        assert row["vf_stepsize"] is None
+        assert (trainer.critic.phi != last)[:size].any()
+        assert (trainer.critic.phi != last)[size:].any()
+    assert trainer.critic.adam.steps == 0
+    assert len(trainer._update.adam.m) == len(trainer.theta) + len(trainer.critic.phi) - size
+
+
+def test_two_encoders_stay_two_unless_they_are_convolutional() -> None:
+    weights = {
+        (algo, policy, given): Config(algo=algo, policy=policy, vf_coef=given).shared_vf_coef
+        for algo in ("trpo", "ppo")
+        for policy in ("MlpPolicy", "CnnPolicy", "CnnLstmPolicy")
+        for given in (None, 0.0, 0.25)
+    }
+    shared = {key: weight for key, weight in weights.items() if weight}
+    assert shared == {
+        **{("ppo", policy, 0.25): 0.25 for policy in ("MlpPolicy", "CnnPolicy", "CnnLstmPolicy")},
+        **{("ppo", policy, None): 0.5 for policy in ("CnnPolicy", "CnnLstmPolicy")},
+    }
+    for other in ({"policy": "MlpLstmPolicy"}, {"size_multiple": 10}):
+        with pytest.raises(UsageError, match=r"--vf-coef is 0\.5, but with .* it must be 0"):
+            Config(algo="ppo", vf_coef=0.5, **other).validate()
+
+
+def test_a_tiny_gradient_is_a_small_step_of_ppo() -> None:
+    """Of a thousandth of Adam's epsilon; with the critic's 1e-8 it would be a thousand times it."""
+    policy, theta, _ = hand_policy()
+    adam = Ppo(policy, Config(), Grid(1, 8), 1, 8).adam
+    step = adam.update(theta, np.full_like(theta, 1e-8), 1.0)
+    # The first moments are 0.1 and 0.001 of gradient and square, and are corrected for that.
+    expected = np.sqrt(0.001) / 0.1 * 1e-9 / (np.sqrt(0.001) * 1e-8 + 1e-5)
+    np.testing.assert_allclose(step, np.full_like(theta, -expected), rtol=1e-4)
 
 
 @KINDS
