@@ -27,6 +27,7 @@ from trpo_mpi import (
 )
 from trpo_mpi.config import Config
 from trpo_mpi.envs.adopted import AdoptedEnvs
+from trpo_mpi.envs.atari import GAME
 from trpo_mpi.envs.make import check_env
 from trpo_mpi.model import initial_model
 from trpo_mpi.run_directory import checkpoint, model_file
@@ -321,7 +322,7 @@ class Lives(Constant):
     def step(self, action: Any) -> Any:
         *result, terminated, truncated, info = super().step(action)
         if terminated:
-            info["game"] = (7.0, 15) if self.episode % 3 == 2 else None
+            info[GAME] = (7.0, 15) if self.episode % 3 == 2 else None
         return *result, terminated, truncated, info
 
 

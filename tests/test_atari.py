@@ -13,6 +13,7 @@ from conftest import Run, started
 
 from trpo_mpi.config import Atari
 from trpo_mpi.envs import atari
+from trpo_mpi.envs.atari import GAME
 from trpo_mpi.envs.capture import find_fault
 from trpo_mpi.envs.make import check_env
 from trpo_mpi.envs.vector import ColumnEnvs
@@ -93,8 +94,8 @@ def play(env: gym.Env[Any, Any], games: int, seed: int = 0) -> list[tuple[int, A
         _, reward, terminated, truncated, info = env.step(env.action_space.sample())
         length, points = length + 1, points + float(reward)
         if terminated or truncated:
-            episodes.append((length, info["game"], points))
-            games -= info["game"] is not None
+            episodes.append((length, info[GAME], points))
+            games -= info[GAME] is not None
             length, points = 0, 0.0
             env.reset()
     return episodes

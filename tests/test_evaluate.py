@@ -14,6 +14,7 @@ import pytest
 from conftest import Run
 from toy_policies import mlp_critic, mlp_policy
 
+from trpo_mpi.envs.atari import GAME
 from trpo_mpi.envs.make import check_env
 from trpo_mpi.envs.spaces import Spaces
 from trpo_mpi.errors import EnvironmentFault, UsageError
@@ -117,7 +118,7 @@ class Lives(SumOfActions):
 
     def step(self, action: Any) -> Any:
         observation, _, ended, *_ = super().step(action)
-        return observation, 0.5, ended, False, {"game": (100.0, 12) if self.life == 3 else None}
+        return observation, 0.5, ended, False, {GAME: (100.0, 12) if self.life == 3 else None}
 
 
 def test_of_an_environment_with_lives_whole_games_count() -> None:

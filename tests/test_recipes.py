@@ -162,9 +162,7 @@ SOURCES: dict[str, dict[str, Any]] = {
         "policy_stepsize": 0.00025,
         "clip_range": 0.1,
         "entcoeff": 0.01,
-        "vf_iters": 4,
-        "vf_batch": 8 * 128 // 4,
-        "vf_stepsize": 0.00025,
+        "vf_coef": 0.5,
     },
 }
 """What the sources' code and papers say."""

@@ -75,6 +75,9 @@ SETTINGS = {field.name for field in dataclasses.fields(Config)} - set(
 """Fields of `Config` that are arguments here; the others apply only to the commands."""
 
 
+LIMITS = {"max_iterations", "max_episodes", "stop_return"}
+"""Those that end training before its time steps do."""
+
 CODE = "network.pkl"
 """The member of a model file that holds the code of a user-defined network."""
 
@@ -181,7 +184,8 @@ class TRPO:
         """Train for `total_timesteps` more, counted over all ranks; all ranks must call it.
 
         Args:
-            total_timesteps: further time steps; a second call continues where the first ended.
+            total_timesteps: further time steps; a second call continues where the first ended,
+                but starts new episodes in an environment that is this rank's own.
             callback: called with `locals()` and `globals()` in each iteration; if it returns False
                 on any rank, this iteration is the last of the call.
             seed: of everything random in the run; only before its first iteration.
@@ -194,6 +198,10 @@ class TRPO:
             self._reseed(seed)
         if self._trainer is None:
             self._trainer = self._set_up()
+        elif self.env is not None and given.is_own(
+            self.env
+        ):  # which anything may have been done to since
+            self._trainer.restart_episodes()
         trainer = self._trainer
         done = trainer.counters.timesteps
         if not done:
@@ -353,6 +361,8 @@ class TRPO:
             many = isinstance(described, list | tuple)
             return type(described)(x[0] for x in described) if many else described[0]
         chosen = distribution.from_environment(np.asarray(actions))
+        if not distribution.has(chosen):
+            raise UsageError(f"an action is outside of {distribution.space}: {actions}")
         if len(chosen) != len(rows):
             raise UsageError(f"there are {len(rows)} observations, but {len(chosen)} actions")
         import tensorflow as tf
@@ -446,7 +456,8 @@ class TRPO:
             env: the environment to continue training on.
             allow_code: run the code of a user-defined network that the file holds, if any. Code
                 can do anything: only for files that you trust.
-            kwargs: settings to override, as in the constructor.
+            kwargs: settings to override, as in the constructor. `LIMITS` are not inherited: the
+                run may have reached them.
 
         Raises `ValueError` if the environment's spaces are not the model's, and, naming the file,
         if that is missing, damaged or of a newer format.
@@ -460,7 +471,7 @@ class TRPO:
             name = _network(path, found.architecture.network, kwargs.get("network"), allow_code)
             kwargs = kwargs | {"network": name}
             found.architecture = replace(found.architecture, network=name)
-        kept = {name: getattr(settings, name) for name in SETTINGS}
+        kept = {name: getattr(settings, name) for name in SETTINGS - LIMITS}
         model = cls(**(kept | kwargs))
         found.check_fits(model.config, found.spaces, str(path))
         if found.architecture.network is not None:

@@ -14,8 +14,10 @@ import gymnasium as gym
 import numpy as np
 
 from trpo_mpi.config import Config
+from trpo_mpi.envs.atari import GAME
 from trpo_mpi.envs.make import check_env
 from trpo_mpi.envs.spaces import Spaces, flattener
+from trpo_mpi.envs.vector import seeded_reset
 from trpo_mpi.envs.watchdog import Watchdog
 from trpo_mpi.errors import EnvironmentFault, UsageError
 from trpo_mpi.model import Model
@@ -160,7 +162,7 @@ def play_episode(
     game: tuple[float, int] | None = None
     try:
         watchdog.watch(name, length)
-        first, _ = env.reset(seed=int(start.generate_state(1)[0]))
+        first, _ = seeded_reset(env, int(start.generate_state(1)[0]))
         act.begin()
         flat = _finite(flatten(first), total, name, length)
         while game is None and not should_stop():
@@ -170,7 +172,7 @@ def play_episode(
             total += float(reward)
             flat = _finite(flatten(observation), total, name, length)
             if terminated or truncated:
-                game = info.get("game", (total, length))
+                game = info.get(GAME, (total, length))
                 if game is None:
                     flat = _finite(flatten(env.reset()[0]), total, name, length)
                     act.begin()

@@ -74,9 +74,10 @@ def pool(
 def reward_scale(returns: Moments | None, factor: float) -> float:
     """What rewards are multiplied by for the critic: `factor`, over the returns' deviation.
 
-    As long as all returns are equal it is `factor` alone: the scale would otherwise be enormous.
+    As long as all returns are equal, but for rounding, it is `factor` alone: the scale would
+    otherwise be enormous.
     """
-    if returns is None or not returns.m2[0]:
+    if returns is None or returns.m2[0] <= 1e-24 * returns.count * returns.mean[0] ** 2:
         return factor
     return factor / float(returns.deviation[0])
 

@@ -185,7 +185,8 @@ RECIPES = {
         "critic's step size in the source is 0.01 over the square root of the units of its middle "
         "layer, 2e-3 for Hopper, and its targets are sums of rewards, here TD(lambda); the scale "
         "of rewards is 1 - gamma for this gamma only; time is a fraction of the limit, in the "
-        "source in thousands; an episode that a time limit ends is bootstrapped from the critic",
+        "source in thousands, and not normalised; an episode that a time limit ends is "
+        "bootstrapped from the critic",
         by_env={
             "Reacher": {"episodes_per_batch": 50},
             "Swimmer": {"episodes_per_batch": 5},
@@ -199,6 +200,7 @@ RECIPES = {
         PLAIN
         | {
             "algo": "ppo",
+            "num_timesteps": 10_000_000,
             "num_envs": 16,
             "timesteps_per_batch": 2048,
             "policy_iters": 10,

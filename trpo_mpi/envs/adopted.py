@@ -6,6 +6,7 @@ import gymnasium as gym
 import numpy as np
 from gymnasium.vector import AutoresetMode
 
+from trpo_mpi.envs.atari import GAME
 from trpo_mpi.envs.spaces import flat_rows, flat_type, flattener
 from trpo_mpi.envs.vector import check_finite
 from trpo_mpi.errors import EnvironmentFault, UsageError
@@ -25,8 +26,10 @@ class AdoptedEnvs(gym.vector.VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
     def __init__(
         self, envs: gym.vector.VectorEnv[Any, Any, Any], columns: range | None = None
     ) -> None:
-        # Gymnasium's default, if the vector environment does not say.
-        self._mode = envs.metadata.get("autoreset_mode", AutoresetMode.NEXT_STEP)
+        # Before Gymnasium 1.4 all vectors of one environment share their metadata, which then has
+        # the mode of the newest. Without any it is Gymnasium's default.
+        of_all = envs.metadata.get("autoreset_mode", AutoresetMode.NEXT_STEP)
+        self._mode = getattr(envs.unwrapped, "autoreset_mode", of_all)
         if self._mode == AutoresetMode.DISABLED:
             raise UsageError(
                 "the vector environment has autoreset_mode DISABLED; it must be NEXT_STEP or "
@@ -70,6 +73,7 @@ class AdoptedEnvs(gym.vector.VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
         if ended.any():
             places = [int(i) for i in np.flatnonzero(ended)]
             info["final_obs"] = {i: self._final(i, given) for i in places}
+            info["games"] = self._games(places, given)
         self._ended = ended if self._mode == AutoresetMode.NEXT_STEP else np.zeros_like(ended)
         return self._observations.copy(), rewards, terminated, truncated, info
 
@@ -80,7 +84,18 @@ class AdoptedEnvs(gym.vector.VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
         if "final_obs" not in info:
             raise EnvironmentFault("a SAME_STEP vector environment gives no info['final_obs']")
         flat = self._flatten(_part(info["final_obs"], place))
+        check_finite(flat[None], np.zeros(1), lambda _: self._where(place))
         return flat.astype(self._observations.dtype, copy=False)
+
+    def _games(
+        self, places: list[int], info: dict[str, Any]
+    ) -> dict[int, tuple[float, int] | None]:
+        """What `GAME` says of the episodes that have just ended, where it says something."""
+        if self._mode == AutoresetMode.SAME_STEP:
+            info = info.get("final_info", {})
+        if GAME not in info:
+            return {}
+        return {i: info[GAME][i] for i in places if info[f"_{GAME}"][i]}
 
     def _rows(self, observations: Any) -> np.ndarray:
         space = self.single_observation_space

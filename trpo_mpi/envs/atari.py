@@ -15,6 +15,10 @@ from trpo_mpi.config import Atari
 
 Env = gym.Env[Any, Any]
 
+GAME = "trpo_mpi.game"
+"""Key of the info with which an episode ends, if episodes are lives: return and length of the game
+that it ended, or None if that goes on. Without the key an episode is a game."""
+
 CONSOLE = "ale_py.env:AtariEnv"
 """The entry point of all ids that ale-py registers."""
 
@@ -155,7 +159,7 @@ class Lives(gym.Wrapper[Any, Any, Any, Any]):
             self._next = None if over else self._next
         if terminated or truncated:
             game = (self.env.get_wrapper_attr("total"), self._length) if over else None
-            info = info | {"game": game}
+            info = info | {GAME: game}
         return observation, float(reward), terminated, truncated, info
 
     def _count(self) -> int:

@@ -38,6 +38,9 @@ class Spaces:
                 "Discrete, MultiDiscrete or MultiBinary, or a Dict or Tuple of these"
             ) from None
         distribution_for(self.action)
+        for what, space in (("observation", self.observation), ("action", self.action)):
+            if not gym.spaces.flatdim(space):
+                raise UsageError(f"the {what} space {space} is empty: it holds no number")
 
     def check_same(self, owner: str, other: "Spaces", its_owner: str) -> None:
         """Raise `UsageError`, naming the space and both owners, unless `other`'s are the same."""

@@ -7,6 +7,7 @@ from typing import Any, NoReturn
 import gymnasium as gym
 import numpy as np
 
+from trpo_mpi.envs.atari import GAME
 from trpo_mpi.envs.capture import UnknownStateError, capture, restore
 from trpo_mpi.envs.spaces import flat_type, flattener
 from trpo_mpi.envs.watchdog import Watchdog
@@ -72,7 +73,7 @@ class ColumnEnvs(gym.vector.VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
 
     def _reset(self, place: int, seed: Any, options: Any = None) -> None:
         self._watchdog.watch(self.columns[place], 0)
-        observation, _ = self.envs[place].reset(seed=seed, options=options)
+        observation, _ = seeded_reset(self.envs[place], seed, options)
         self._observations[place] = self._flat(observation, place)
         self._steps[place] = 0
 
@@ -139,8 +140,8 @@ class ColumnEnvs(gym.vector.VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
                 if done or cut:
                     terminated[i], truncated[i] = done, cut
                     final_obs[i] = observations[i].copy()
-                    if "game" in own:
-                        games[i] = own["game"]
+                    if GAME in own:
+                        games[i] = own[GAME]
                     if not np.isfinite(final_obs[i]).all():
                         _refuse("observation", self._where(i), final_obs[i])
                     observations[i] = self._flat(env.reset()[0], i)
@@ -165,6 +166,16 @@ class ColumnEnvs(gym.vector.VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
         """Close every environment."""
         for env in self.envs:
             env.close()
+
+
+def seeded_reset(
+    env: gym.Env[Any, Any], seed: int | None, options: Any = None
+) -> tuple[Any, dict[str, Any]]:
+    """Start an episode; `seed` also is that of the spaces, from which an environment may sample."""
+    if seed is not None:
+        env.observation_space.seed(seed)
+        env.action_space.seed(seed)
+    return env.reset(seed=seed, options=options)
 
 
 def check_finite(

@@ -77,6 +77,10 @@ class DiagonalGaussian:
         """(n, ...) actions of the space as `log_prob` takes them."""
         return np.asarray(actions, np.float32).reshape(-1, self.size)
 
+    def has(self, _actions: np.ndarray) -> bool:
+        """Whether these actions of `log_prob` are possible; a Gaussian's are before clipping."""
+        return True
+
     def describe(self, parameters: np.ndarray) -> Any:
         """What (n, K) parameters mean: means and standard deviations, each in the space's shape."""
         shape = (-1, *self.space.shape)
@@ -133,6 +137,10 @@ class Categorical:
     def from_environment(self, actions: np.ndarray) -> np.ndarray:
         """(n,) actions of the space as `log_prob` takes them."""
         return np.asarray(actions).reshape(-1).astype(np.int32) - int(self.space.start)
+
+    def has(self, actions: np.ndarray) -> bool:
+        """Whether these actions of `log_prob` are possible."""
+        return bool(((actions >= 0) & (actions < self.size)).all())
 
     def describe(self, parameters: np.ndarray) -> Any:
         """What (n, K) parameters mean: the probability of each choice."""
@@ -197,6 +205,10 @@ class MultiCategorical:
         shifted = np.asarray(actions).reshape(-1, *self.space.shape) - self.space.start
         return shifted.reshape(len(shifted), -1).astype(np.int32)
 
+    def has(self, actions: np.ndarray) -> bool:
+        """Whether these actions of `log_prob` are possible."""
+        return bool(((actions >= 0) & (actions < self._sizes)).all())
+
     def describe(self, parameters: np.ndarray) -> Any:
         """What (n, K) parameters mean: for each choice, the probabilities in it."""
         logits = np.split(parameters, self._edges, axis=1)
@@ -249,6 +261,10 @@ class Bernoulli:
     def from_environment(self, actions: np.ndarray) -> np.ndarray:
         """(n, ...) actions of the space as `log_prob` takes them."""
         return np.asarray(actions).reshape(-1, self.size).astype(np.int32)
+
+    def has(self, actions: np.ndarray) -> bool:
+        """Whether these actions of `log_prob` are possible."""
+        return bool(((actions == 0) | (actions == 1)).all())
 
     def describe(self, parameters: np.ndarray) -> Any:
         """What (n, K) parameters mean: the probability of each bit's being 1."""
