@@ -198,9 +198,8 @@ class TRPO:
             self._reseed(seed)
         if self._trainer is None:
             self._trainer = self._set_up()
-        elif self.env is not None and given.is_own(
-            self.env
-        ):  # which anything may have been done to since
+        elif self.env is not None and given.is_own(self.env):
+            # Anything may have been done to it since.
             self._trainer.restart_episodes()
         trainer = self._trainer
         done = trainer.counters.timesteps
