@@ -470,8 +470,7 @@ class TRPO:
         kept = {name: getattr(settings, name) for name in SETTINGS}
         model = cls(**(kept | kwargs))
         found.check_fits(model.config, found.spaces, str(path))
-        if found.architecture.network is not None:
-            found.check_network(str(path))
+        found.check_network(str(path))
         model.config = replace(model.config, env=found.env)
         model._model, model._state = found, state
         if env is not None:

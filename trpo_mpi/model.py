@@ -87,7 +87,12 @@ class Model:
                 raise ValueError(f"{name} has shape {array.shape} and not ({length},)")
 
     def check_network(self, source: str) -> None:
-        """Raise `UsageError` unless the user's own network has the parameters of this model."""
+        """Raise `UsageError` unless the user's own network, if any, fits these parameters.
+
+        Such a network needs TensorFlow to be set up.
+        """
+        if self.architecture.network is None:
+            return  # the file's reader has checked the sizes of built-in ones
         try:
             self.check_sizes()
         except UsageError:
