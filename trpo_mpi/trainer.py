@@ -165,7 +165,8 @@ class Trainer:
         sample_seconds = clock.lap()
 
         rewards = np.sign(batch.rewards) if config.clip_rewards else batch.rewards
-        values, advantages = self._advantages(batch, rewards, actor)
+        scale = reward_scale(self.return_moments, config.reward_scale)
+        values, advantages = self._advantages(batch, rewards * scale, actor)
         targets = advantages + values
         discounted, self._discounted = discounted_returns(
             rewards, batch.ended, self._discounted, config.gamma
@@ -177,7 +178,6 @@ class Trainer:
         episodes = self._gather_episodes(batch, gathered.episodes)
         counters.timesteps += int(timesteps)
 
-        scale = reward_scale(self.return_moments, config.reward_scale)
         learnt: dict[str, Any] = {}
         # A batch of the caller's own environments may consist of nothing but their resets.
         if timesteps and not self._first_horizon:
@@ -264,7 +264,7 @@ class Trainer:
     def _advantages(
         self, batch: Batch, rewards: np.ndarray, actor: Actor
     ) -> tuple[np.ndarray, np.ndarray]:
-        """V(s_t) and GAE advantages, (E, T) each, of unscaled `rewards` (E, T)."""
+        """V(s_t) and GAE advantages, (E, T) each, of scaled `rewards` (E, T)."""
         columns, horizon = rewards.shape
         padded = self._padded(batch)
         seen = [resized(x, padded) for x in (batch.observations, batch.memory)]
@@ -277,7 +277,6 @@ class Trainer:
             after = self.critic.values(cut, actor.memory(cut, np.stack(batch.cut_states)))
             for (column, step), value in zip(batch.cuts, after, strict=True):
                 next_values[column, step] = value
-        rewards = rewards * reward_scale(self.return_moments, self.config.reward_scale)
         ends = (batch.terminated, batch.ended)
         return values, gae(rewards, values, next_values, *ends, self.config.gamma, self.config.lam)
 
