@@ -55,7 +55,7 @@ class Model:
     def actor(self) -> Actor:
         """The policy, for acting on normalised observations."""
         policy = self.make_policy()
-        return policy.actor(self.theta, safe_blocks(policy, self.theta), alone=True)
+        return Actor(policy, self.theta, safe_blocks(policy, self.theta), alone=True)
 
     def make_policy(self) -> Policy:
         """The policy, without its parameters."""

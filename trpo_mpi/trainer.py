@@ -160,7 +160,7 @@ class Trainer:
         config, comm, counters = self.config, self.comm, self.counters
         clock = _Clock()
         mpi_before = comm.seconds
-        actor = self.policy.actor(self.theta, self._blocks)
+        actor = Actor(self.policy, self.theta, self._blocks)
         batch = self._collect(actor)
         sample_seconds = clock.lap()
 
@@ -407,7 +407,7 @@ class Trainer:
 
     def actor(self) -> Actor:
         """The current policy, for single episodes: the same as `model().actor()`."""
-        return self.policy.actor(self.theta, self._blocks, alone=True)
+        return Actor(self.policy, self.theta, self._blocks, alone=True)
 
     def model(self) -> Model:
         """The current policy, with its normaliser."""
