@@ -50,9 +50,9 @@ class Recorded:
             self.estimates.append(estimate(*args))
             return self.estimates[-1]
 
-        def recording_fit(seen: Any, memory: Any, targets: Any, mask: Any, *rest: Any) -> None:
+        def recording_fit(seen: Any, memory: Any, targets: Any, counted: Any, *rest: Any) -> None:
             self.fits.append(rest[0])
-            fit(seen, memory, targets, mask, *rest)
+            fit(seen, memory, targets, counted, *rest)
 
         monkeypatch.setattr(self.trainer.critic, "fit", recording_fit)
         monkeypatch.setattr(self.trainer._sampler, "collect", recording_collect)

@@ -50,7 +50,7 @@ class Gathered(NamedTuple):
     """(C, 4) sums of their squared deviations."""
     observations: list[np.ndarray]
     """Means and m2 of the raw observations, (C, D) each; empty if they are not normalised."""
-    mask: np.ndarray
+    counted: np.ndarray
     """(C, T) bool: which steps count."""
     episodes: np.ndarray
     """(C,) number of episodes finished on the column's rank."""
@@ -173,7 +173,7 @@ class Trainer:
         )
         series = np.stack([advantages, targets, targets - values, discounted], axis=2)
         gathered = self._gather(series, batch, wish())
-        counts = gathered.mask.sum(axis=1)
+        counts = gathered.counted.sum(axis=1)
         timesteps, mean, m2 = pool(counts, gathered.means, gathered.m2)
         episodes = self._gather_episodes(batch, gathered.episodes)
         counters.timesteps += int(timesteps)
@@ -181,7 +181,7 @@ class Trainer:
         learnt: dict[str, Any] = {}
         # A batch of the caller's own environments may consist of nothing but their resets.
         if timesteps and not self._first_horizon:
-            learnt = self._learn(batch, advantages, values, gathered.mask, mean, m2 / timesteps)
+            learnt = self._learn(batch, advantages, values, gathered.counted, mean, m2 / timesteps)
         self._merge_moments(counts, gathered)
         self._broadcast()
         counters.iteration += 1
@@ -213,7 +213,7 @@ class Trainer:
         batch: Batch,
         advantages: np.ndarray,
         values: np.ndarray,
-        mask: np.ndarray,
+        counted: np.ndarray,
         mean: np.ndarray,
         variance: np.ndarray,
     ) -> dict[str, Any]:
@@ -221,15 +221,15 @@ class Trainer:
 
         Args:
             advantages, values: (E, T), of this rank's columns.
-            mask: (C, T) bool, of all columns.
+            counted: (C, T) bool, of all columns.
             mean, variance: (4,), of the series over all columns.
         """
         config, clock, stage = self.config, _Clock(), self._stage()
         normalised = (advantages - mean[ADVANTAGE]) / (np.sqrt(variance[ADVANTAGE]) + 1e-8)
-        step = self._step_policy(batch, normalised, mask, stage)
+        step = self._step_policy(batch, normalised, counted, stage)
         policy_seconds = clock.lap()
         stepsize = stage.decayed(config.vf_stepsize, config.vf_final_stepsize)
-        self._fit_critic(batch, advantages + values, values, mask, stepsize)
+        self._fit_critic(batch, advantages + values, values, counted, stepsize)
         explained = None
         if variance[TARGET] > 0:
             explained = 1 - variance[ERROR] / variance[TARGET]
@@ -299,9 +299,9 @@ class Trainer:
         episodes, wishes, fingerprints, mpi_seconds = of_ranks.T
         self._check_drift(fingerprints)
         horizon = batch.mask.shape[1]
-        mask = np.unpackbits(packed.astype(np.uint8), axis=1, count=horizon).astype(bool)
+        counted = np.unpackbits(packed.astype(np.uint8), axis=1, count=horizon).astype(bool)
         wish = Wish(int(wishes.max()))
-        return Gathered(means, m2, observations, mask, episodes, wish, mpi_seconds)
+        return Gathered(means, m2, observations, counted, episodes, wish, mpi_seconds)
 
     def _fingerprint(self) -> float:
         """A 48-bit hash of the parameters and Adam's moments, which a float64 holds exactly."""
@@ -335,9 +335,9 @@ class Trainer:
         return finished
 
     def _step_policy(
-        self, batch: Batch, advantages: np.ndarray, mask: np.ndarray, stage: Stage
+        self, batch: Batch, advantages: np.ndarray, counted: np.ndarray, stage: Stage
     ) -> PolicyStep:
-        """Step the policy on this rank's columns; `mask` (C, T) covers all columns."""
+        """Step the policy on this rank's columns; `counted` (C, T) covers all columns."""
         starts = np.zeros(advantages.shape, np.float32)
         starts[:, 1:] = batch.ended[:, :-1]
         padded = self._padded(batch)
@@ -348,7 +348,7 @@ class Trainer:
             resized(batch.actions, padded),
             resized(advantages.astype(np.float32), padded),
             resized(batch.mask.astype(np.float32), padded),
-            mask,
+            counted,
         )
         self.theta, step = self._update.step(self.theta, prepared, self.comm, stage)
         return step
@@ -366,7 +366,7 @@ class Trainer:
         batch: Batch,
         targets: np.ndarray,
         values: np.ndarray,
-        mask: np.ndarray,
+        counted: np.ndarray,
         stepsize: float,
     ) -> None:
         padded = self._padded(batch)
@@ -374,7 +374,7 @@ class Trainer:
             resized(batch.observations, padded),
             resized(batch.memory, padded),
             resized(targets.astype(np.float32), padded),
-            mask,
+            counted,
             stepsize,
             self.config.vf_iters,
             self._shared_stream,
