@@ -8,6 +8,7 @@ from toy_envs import Constant, Counter
 from toy_training import toy_trainer
 
 from trpo_mpi.advantages import discounted_returns, gae
+from trpo_mpi.policies.acting import Actor
 from trpo_mpi.trainer import Trainer
 
 # One column of six steps. Step 1 ends truly, step 3 by a time limit, step 5 ends the batch.
@@ -78,7 +79,7 @@ GAMMA = 0.9
 def rollout_advantages(trainer: Trainer, perfect: object) -> tuple[np.ndarray, np.ndarray]:
     """Values and advantages of a batch as the trainer takes them, with a known critic."""
     trainer.critic.values = perfect  # type: ignore[assignment, method-assign]
-    actor = trainer.policy.actor(trainer.theta)
+    actor = Actor(trainer.policy, trainer.theta)
     trainer._sampler.collect(actor, trainer.normalizer, 3)  # so that batches cut episodes
     batch = trainer._sampler.collect(actor, trainer.normalizer, 32)
     return trainer._advantages(batch, batch.rewards, actor)

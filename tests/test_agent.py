@@ -100,6 +100,21 @@ def test_a_seed_given_to_learn_is_the_runs(seed: int) -> None:
         later.learn(128, seed=9)
 
 
+def test_a_first_callback_acts_with_the_policy_of_the_seed_given() -> None:
+    """Although the model has acted with another before."""
+    rows = np.random.default_rng(0).standard_normal((5, 4))
+
+    def acted(model: TRPO) -> list[np.ndarray]:
+        return [model.action_probability(rows), model.predict_values(rows), model.predict(rows)[0]]
+
+    model, seen = small(), []
+    before = acted(model)
+    model.learn(64, callback=lambda *_: seen.append(acted(model)), seed=7)
+    expected = acted(small(seed=7))
+    assert not np.array_equal(before[0], expected[0])
+    assert all(map(np.array_equal, seen[0], expected))
+
+
 def test_saved_and_loaded_it_predicts_the_same_and_goes_on(tmp_path: Path) -> None:
     model = small(normalize_observations=True, normalize_returns=True).learn(640)
     model.save(tmp_path / "model")

@@ -90,8 +90,8 @@ def test_an_epoch_uses_every_step_once(steps: int, monkeypatch: pytest.MonkeyPat
     stream = np.random.default_rng(3)
     data = stream.standard_normal((2, 16, 3)).astype(np.float32)
     targets = stream.standard_normal((2, 16)).astype(np.float32)
-    mask = np.ones((2, steps), bool)
-    critic.fit(data, nothing(data), targets, mask, 1e-3, 3, stream, Communicator(None, 2))
+    counted = np.ones((2, steps), bool)
+    critic.fit(data, nothing(data), targets, counted, 1e-3, 3, stream, Communicator(None, 2))
     epochs = [seen[i : i + 2] for i in range(0, 6, 2)]
     for first, second in epochs:
         assert sorted(first + second) == list(range(steps))
@@ -105,25 +105,25 @@ def test_steps_that_do_not_count_change_nothing() -> None:
     stream = np.random.default_rng(5)
     data = stream.standard_normal((2, 16, 3)).astype(np.float32)
     targets = stream.standard_normal((2, 16)).astype(np.float32)
-    mask = stream.random((2, 11)) < 0.6
+    counted = stream.random((2, 11)) < 0.6
     results = []
     for junk in (0.0, 1e3):
-        data[:, :11][~mask], targets[:, :11][~mask] = junk, junk
+        data[:, :11][~counted], targets[:, :11][~counted] = junk, junk
         critic = make_critic()
         order = np.random.default_rng(6)
-        critic.fit(data, nothing(data), targets, mask, 1e-3, 3, order, Communicator(None, 2))
+        critic.fit(data, nothing(data), targets, counted, 1e-3, 3, order, Communicator(None, 2))
         results.append(critic.phi)
     assert np.array_equal(*results)
     # A whole batch as one minibatch: the first moment is a tenth of the mean gradient.
     critic = make_critic(rows=11)
     phi = critic.phi
-    critic.fit(data, nothing(data), targets, mask, 1e-3, 1, stream, Communicator(None, 2))
+    critic.fit(data, nothing(data), targets, counted, 1e-3, 1, stream, Communicator(None, 2))
     network = critic._network
     weights = tf.Variable(phi[None])
     with tf.GradientTape() as tape:
-        seen = data[:, :11][mask][None]
+        seen = data[:, :11][counted][None]
         values = network(network.weights(weights), seen, nothing(seen))[0]
-        loss = 0.5 * tf.reduce_mean((values - targets[:, :11][mask]) ** 2)
+        loss = 0.5 * tf.reduce_mean((values - targets[:, :11][counted]) ** 2)
     expected = 0.1 * tape.gradient(loss, weights)[0]
     np.testing.assert_allclose(critic.adam.m, expected, rtol=1e-3, atol=1e-5)
 
@@ -139,8 +139,8 @@ def test_learns_a_function() -> None:
         return float(np.mean((critic.values(rows, nothing(rows)) - targets.ravel()) ** 2))
 
     before = error()
-    mask = np.ones((4, 128), bool)
-    critic.fit(data, nothing(data), targets, mask, 1e-2, 40, stream, Communicator(None, 4))
+    counted = np.ones((4, 128), bool)
+    critic.fit(data, nothing(data), targets, counted, 1e-2, 40, stream, Communicator(None, 4))
     assert error() < 0.02 * before
 
 
@@ -168,7 +168,7 @@ def test_two_batches_are_the_batch_before_beside_this_one() -> None:
         for x in (1, 3)
     )
     # Of the first batch 13 steps count, of one column 9: the others have targets far off.
-    mask = np.arange(13) < np.array([[13], [9]])
+    counted = np.arange(13) < np.array([[13], [9]])
     first[1][:, 13:] = first[1][1, 9:] = 1000.0
     whole = np.ones(shape, bool)
 
@@ -185,7 +185,7 @@ def test_two_batches_are_the_batch_before_beside_this_one() -> None:
 
     subject, expected = critic(True), critic(False)
     for one in (subject, expected):
-        fit(one, first, mask, 1)
+        fit(one, first, counted, 1)
     other = critic(True)
     other.phi = subject.phi
     other.adam.resume(subject.adam.tree())
@@ -196,6 +196,6 @@ def test_two_batches_are_the_batch_before_beside_this_one() -> None:
     fit(subject, second, whole, 2)
     fit(other, second, whole, 2)
     both = tuple(np.concatenate((a[:, :13], b), axis=1) for a, b in zip(first, second, strict=True))
-    fit(expected, both, np.concatenate((mask, whole), axis=1), 2)
+    fit(expected, both, np.concatenate((counted, whole), axis=1), 2)
     assert np.array_equal(subject.phi, expected.phi)
     assert np.array_equal(other.phi, expected.phi)

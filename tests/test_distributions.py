@@ -10,6 +10,7 @@ import tensorflow as tf
 from toy_policies import mlp_policy, mode, sample
 
 from trpo_mpi.errors import UsageError
+from trpo_mpi.policies.acting import Actor
 from trpo_mpi.policies.distributions import (
     Bernoulli,
     Categorical,
@@ -133,7 +134,7 @@ def test_fisher_product_is_the_hessian_of_kl(distribution: Distribution) -> None
 def act(policy: Policy, theta: np.ndarray, draws: int) -> np.ndarray:
     """Actions of the NumPy actor for one observation of zeros, so that the biases decide."""
     noise = policy.distribution.draw_noise(np.random.default_rng(5), draws)
-    return sample(policy.actor(theta), np.zeros((draws, 2), np.float32), noise)
+    return sample(Actor(policy, theta), np.zeros((draws, 2), np.float32), noise)
 
 
 def test_gaussian_samples_have_the_mean_and_deviation() -> None:
@@ -208,7 +209,7 @@ def test_multi_samples_have_the_probabilities() -> None:
         assert scipy.stats.chisquare(counts, draws * softmax(part)).pvalue > 1e-3
     assert np.abs(np.corrcoef(actions.T) - np.eye(4)).max() < 5 / np.sqrt(draws)
     expected = [np.argmax(part) for part in multi_parts(logits)]
-    assert mode(policy.actor(theta), np.zeros((1, 2), np.float32))[0].tolist() == expected
+    assert mode(Actor(policy, theta), np.zeros((1, 2), np.float32))[0].tolist() == expected
 
 
 def test_bernoulli_samples_have_the_probabilities() -> None:
@@ -220,7 +221,7 @@ def test_bernoulli_samples_have_the_probabilities() -> None:
         p = 1 / (1 + np.exp(-logit))
         assert scipy.stats.binomtest(int(actions[:, i].sum()), draws, p).pvalue > 1e-3
     assert np.abs(np.corrcoef(actions.T) - np.eye(4)).max() < 5 / np.sqrt(draws)
-    assert mode(policy.actor(theta), np.zeros((1, 2), np.float32))[0].tolist() == [0, 1, 0, 1]
+    assert mode(Actor(policy, theta), np.zeros((1, 2), np.float32))[0].tolist() == [0, 1, 0, 1]
 
 
 @ALL

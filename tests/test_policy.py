@@ -9,7 +9,7 @@ import tensorflow as tf
 from toy_policies import flat_box, mlp_critic, mlp_policy, mode, sample
 
 from trpo_mpi.errors import UsageError
-from trpo_mpi.policies.acting import BLOCK, safe_blocks
+from trpo_mpi.policies.acting import BLOCK, Actor, safe_blocks
 from trpo_mpi.policies.convolutions import Cnn, smallest
 from trpo_mpi.policies.distributions import DiagonalGaussian
 from trpo_mpi.policies.networks import Mlp, Network
@@ -49,7 +49,7 @@ def test_actor_equals_the_tf_function(space: gym.Space[Any], hidden: tuple[int, 
     given = parameters(policy, theta, rows)
     size = policy.distribution.size
     noise = policy.distribution.draw_noise(np.random.default_rng(2), 50)
-    actor = policy.actor(theta)
+    actor = Actor(policy, theta)
     if isinstance(policy.distribution, DiagonalGaussian):
         mean, std = given[:, :size], np.exp(given[:, size:])
         np.testing.assert_allclose(mode(actor, rows), mean, atol=1e-5)
@@ -63,7 +63,7 @@ def test_actor_equals_the_tf_function(space: gym.Space[Any], hidden: tuple[int, 
 @pytest.mark.parametrize("hidden", [(64, 64), (50,)], ids=str)
 def test_a_rows_bits_do_not_depend_on_the_other_rows(hidden: tuple[int, ...]) -> None:
     policy, theta = make_policy(BOX, hidden)
-    actor = policy.actor(theta, safe_blocks(policy, theta))
+    actor = Actor(policy, theta, safe_blocks(policy, theta))
     rows = observations(40)
     expected = mode(actor, rows)
     for n in range(1, 41):
@@ -81,7 +81,7 @@ def test_single_rows_where_a_block_is_not_safe(monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr(Mlp, "rows", lambda self, w, x: exact(self, w, x) + x.sum(dtype=np.float32))
     blocks = safe_blocks(policy, theta)
     assert blocks == (1,)
-    actor, rows = policy.actor(theta, blocks), observations(5)
+    actor, rows = Actor(policy, theta, blocks), observations(5)
     assert np.array_equal(mode(actor, rows)[2:], mode(actor, rows[2:]))
 
 
@@ -175,7 +175,7 @@ def test_unrolled_is_step_by_step(kind: str, space: gym.spaces.Box) -> None:
     first = stream.standard_normal((columns, policy.state_size)).astype(np.float32)
     weights = policy.weights(tf.tile(theta[None], (columns, 1)))
     unrolled = policy(weights, *(tf.constant(x) for x in (rows, starts, first)))
-    actor, state = policy.actor(theta), first.copy()
+    actor, state = Actor(policy, theta), first.copy()
     for t in range(steps):
         state[starts[:, t] > 0] = 0
         stepped, state = actor.parameters(rows[:, t], state)

@@ -13,6 +13,7 @@ from toy_training import toy_trainer, train
 from trpo_mpi.envs.vector import ColumnEnvs
 from trpo_mpi.errors import EnvironmentFault
 from trpo_mpi.normalization import Moments, ObservationNormalizer
+from trpo_mpi.policies.acting import Actor
 from trpo_mpi.rollout import Batch, Sampler
 from trpo_mpi.state import COLUMN, seed_sequence
 
@@ -24,7 +25,7 @@ class Rollout:
         makers = make if isinstance(make, list) else [make] * len(columns)
         self.envs = ColumnEnvs(makers, columns)
         self.policy = mlp_policy(3, self.envs.single_action_space, (4,))
-        self.actor = self.policy.actor(self.policy.initialise(np.random.default_rng(0)))
+        self.actor = Actor(self.policy, self.policy.initialise(np.random.default_rng(0)))
         self.normalizer = ObservationNormalizer(Moments.none(3))
         seeds = [seed_sequence(7, COLUMN, column) for column in columns]
         self.sampler = Sampler(self.envs, seeds, self.policy)

@@ -6,31 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 from toy_envs import Noisy
-from toy_policies import mlp_policy
 from toy_training import toy_trainer
-
-from trpo_mpi.algorithms import make_update
-from trpo_mpi.algorithms.trpo import Trpo, TrustRegion
-from trpo_mpi.config import Config
-from trpo_mpi.grid import Grid
-
-POLICY = mlp_policy(2, Noisy().action_space, (3,))
-
-
-def test_trust_region_is_that_of_the_settings() -> None:
-    settings: dict[str, Any] = {
-        "max_kl": 0.02,
-        "cg_iters": 7,
-        "cg_damping": 0.3,
-        "line_search_steps": 4,
-        "line_search_shrink": 0.6,
-    }
-    update = make_update(POLICY, Config(**settings), Grid(1, 8), 1, 8)
-    assert isinstance(update, Trpo)
-    assert update._region == TrustRegion(**settings)
-    npg = make_update(POLICY, Config(**settings, algo="npg"), Grid(1, 8), 1, 8)
-    assert isinstance(npg, Trpo)
-    assert npg._region == TrustRegion(**settings | {"line_search_steps": 0})
 
 
 @cache
@@ -60,6 +36,9 @@ def learnt(**settings: Any) -> tuple[np.ndarray, np.ndarray]:
         ("ppo", {"max_grad_norm": 1e-9}),
         ("trpo", {"gamma": 0.9}),
         ("trpo", {"lam": 0.5}),
+        ("trpo", {"max_kl": 1e-3}),
+        ("trpo", {"cg_iters": 2}),
+        ("trpo", {"cg_damping": 1.0}),
         ("trpo", {"fisher_fraction": 1.0}),
         ("trpo", {"activation": "relu"}),
         ("trpo", {"reward_scale": 0.1}),

@@ -9,6 +9,7 @@ from toy_envs import Noisy
 from toy_training import toy_trainer, train
 
 from trpo_mpi.algorithms.policy_update import PolicyBatch
+from trpo_mpi.policies.acting import Actor
 from trpo_mpi.rollout import Batch
 from trpo_mpi.state import COLUMN, seed_sequence
 from trpo_mpi.trainer import Trainer
@@ -28,6 +29,7 @@ class Recorded:
     def __init__(self, monkeypatch: pytest.MonkeyPatch, **settings: Any) -> None:
         common = {"num_envs": 3, "timesteps_per_batch": 60, "num_timesteps": 160, "gamma": 0.9}
         self.trainer: Trainer = toy_trainer(Rewarding, **{**common, **settings})
+        self.actors: list[Actor] = []
         self.batches: list[Batch] = []
         self.estimates: list[tuple[np.ndarray, np.ndarray]] = []
         self.prepared: list[PolicyBatch] = []
@@ -39,17 +41,18 @@ class Recorded:
         estimate = self.trainer._advantages
         fit = self.trainer.critic.fit
 
-        def recording_collect(*args: Any) -> Batch:
-            self.batches.append(collect(*args))
+        def recording_collect(actor: Actor, *args: Any) -> Batch:
+            self.actors.append(actor)
+            self.batches.append(collect(actor, *args))
             return self.batches[-1]
 
         def recording_estimate(*args: Any) -> tuple[np.ndarray, np.ndarray]:
             self.estimates.append(estimate(*args))
             return self.estimates[-1]
 
-        def recording_fit(seen: Any, memory: Any, targets: Any, mask: Any, *rest: Any) -> None:
+        def recording_fit(seen: Any, memory: Any, targets: Any, counted: Any, *rest: Any) -> None:
             self.fits.append(rest[0])
-            fit(seen, memory, targets, mask, *rest)
+            fit(seen, memory, targets, counted, *rest)
 
         monkeypatch.setattr(self.trainer.critic, "fit", recording_fit)
         monkeypatch.setattr(self.trainer._sampler, "collect", recording_collect)
@@ -164,15 +167,10 @@ def test_a_recurrent_batch_is_what_the_policy_went_through(
     """Its states step by step from one batch to the next, zero where episodes begin; and Fisher
     products use a window of it."""
     recorded = Recorded(monkeypatch, policy="MlpLstmPolicy", lstm_units=4, num_timesteps=500)
-    actors = []
-    make = recorded.trainer.policy.actor
-    monkeypatch.setattr(
-        recorded.trainer.policy, "actor", lambda *args: actors.append(make(*args)) or actors[-1]
-    )
     recorded.run()
-    assert len(recorded.batches) == len(actors) == 9
+    assert len(recorded.batches) == 9
     state = np.zeros((3, 8), np.float32)
-    for batch, actor in zip(recorded.batches, actors, strict=True):
+    for batch, actor in zip(recorded.batches, recorded.actors, strict=True):
         for t in range(batch.rewards.shape[1]):
             assert np.array_equal(batch.states[:, t], state)
             _, after = actor.parameters(batch.observations[:, t], state)

@@ -15,15 +15,14 @@ from toy_training import toy_trainer
 from trpo_mpi.algorithms.critic import Critic
 from trpo_mpi.algorithms.line_search import Trial, line_search
 from trpo_mpi.algorithms.policy_update import PolicyBatch, PolicyStep
-from trpo_mpi.algorithms.trpo import TrpoKernels, TrustRegion, trpo_step
+from trpo_mpi.algorithms.trpo import TrpoKernels, trpo_step
+from trpo_mpi.config import Config
 from trpo_mpi.parallel.communicator import Communicator
 from trpo_mpi.policies.kernel import Graph, column_chunks
 from trpo_mpi.policies.networks import Mlp
 from trpo_mpi.policies.policy import POLICIES, Architecture, Policy, ValueNetwork
 
-REGION = TrustRegion(
-    max_kl=0.01, cg_iters=10, cg_damping=0.1, line_search_steps=10, line_search_shrink=0.8
-)
+REGION = Config()
 BOX, DISCRETE = gym.spaces.Box(-1, 1, (2,)), gym.spaces.Discrete(3)
 MULTI, BINARY = gym.spaces.MultiDiscrete([2, 3]), gym.spaces.MultiBinary(3)
 SPACES = pytest.mark.parametrize(
@@ -83,7 +82,7 @@ def make_kernels(policy: Policy, columns: int = COLUMNS, steps: int = STEPS, **m
 
 
 def take_step(
-    policy: Policy, theta: np.ndarray, batch: PolicyBatch, region: TrustRegion = REGION
+    policy: Policy, theta: np.ndarray, batch: PolicyBatch, region: Config = REGION
 ) -> tuple[np.ndarray, PolicyStep]:
     comm = Communicator(None, len(batch.mask))
     rows = np.arange(batch.mask.shape[1])
@@ -441,6 +440,22 @@ def test_failed_step_of_the_real_kernels() -> None:
     assert new.tobytes() == before
     assert step.fraction == 0
     assert step.entropy != 0
+
+
+@pytest.mark.parametrize("shrink", [0.8, 0.3])
+def test_line_search_takes_its_settings(shrink: float) -> None:
+    """Where the full step is refused, the step taken is shorter by powers of the factor; with one
+    trial fewer than that needs there is none."""
+    policy, theta = make_policy(BOX)
+    batch = make_batch(policy)
+    region = replace(REGION, max_kl=3.0, cg_damping=0.0, line_search_shrink=shrink)
+    _, step = take_step(policy, theta, batch, region)
+    trials = 1 + round(np.log(step.fraction) / np.log(shrink))
+    assert 1 < trials < REGION.line_search_steps
+    assert step.fraction == pytest.approx(shrink ** (trials - 1))
+    for steps, fraction in ((trials, step.fraction), (trials - 1, 0)):
+        _, step = take_step(policy, theta, batch, replace(region, line_search_steps=steps))
+        assert step.fraction == fraction
 
 
 def test_kernels_are_traced_once(monkeypatch: pytest.MonkeyPatch) -> None:

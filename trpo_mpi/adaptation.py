@@ -8,8 +8,8 @@ step; here they hold.
 
 from typing import Any
 
-from trpo_mpi.config import ADAPTED_KL, Config
-from trpo_mpi.grid import ADAPTED_BATCH, Grid
+from trpo_mpi.config import ADAPTED_BATCH, ADAPTED_KL, Config
+from trpo_mpi.grid import Grid
 
 EVERY = 10
 """Iterations between two comparisons."""

@@ -223,7 +223,7 @@ class TRPO:
                 # Without `scope` itself, which would keep every earlier iteration alive.
                 scope = {name: x for name, x in locals().items() if name != "scope"}
                 row, _, asked_for = trainer.iterate(wish)
-                self._forget(trainer)
+                self._adopt(trainer)
                 last = asked_for == Wish.STOP or trainer.finished() is not None
                 if shown is not None:
                     shown.show(row, line=last or row["iteration"] % log_interval == 0)
@@ -253,16 +253,20 @@ class TRPO:
         self.config, self._trainer = config, None
         if self._model is not None and not self._model.iteration:  # not trained by a command
             self._model = initial_model(config, self._model.spaces)
+        self._forget()
 
     def restart_episodes(self) -> None:
         """Have training start new episodes, since something else has stepped its environments."""
         if self._trainer is not None:
             self._trainer.restart_episodes()
 
-    def _forget(self, trainer: Trainer | None = None) -> None:
-        """Take the trainer's parameters, and drop what was made from older ones."""
-        if trainer is not None:
-            self._model, self._state = trainer.model(), trainer.state()
+    def _adopt(self, trainer: Trainer) -> None:
+        """Take the trainer's parameters and counters."""
+        self._model, self._state = trainer.model(), trainer.state()
+        self._forget()
+
+    def _forget(self) -> None:
+        """Drop what acting has made from older parameters or another seed."""
         self._actor: Actor | None = None
         self._critic: BlockwiseForward | None = None
         self._noise = np.random.default_rng(self.config.seed)
@@ -473,8 +477,7 @@ class TRPO:
         kept = {name: getattr(settings, name) for name in SETTINGS - LIMITS}
         model = cls(**(kept | kwargs))
         found.check_fits(model.config, found.spaces, str(path))
-        if found.architecture.network is not None:
-            found.check_network(str(path))
+        found.check_network(str(path))
         model.config = replace(model.config, env=found.env)
         model._model, model._state = found, state
         if env is not None:

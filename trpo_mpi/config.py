@@ -49,6 +49,8 @@ NAME_MAX, PATH_MAX = 255, 4000
 """Bytes that a file's name, and a path, may have on every common file system."""
 ADAPTED_KL = (0.001, 0.01)
 """Bounds between which --adapt moves the trust region, in nats."""
+ADAPTED_BATCH = (1200, 20_000)
+"""Bounds between which --adapt moves the batch, in time steps."""
 Recipes = Literal[
     "default",
     "baselines-mujoco",
@@ -296,12 +298,11 @@ class Config:
         if self.gpu not in ("-1", "auto") and not self.gpu.isdecimal():
             raise UsageError(f"--gpu is {self.gpu!r}; it must be -1, auto or a device's number")
         if self.episodes_per_batch is not None:
-            for name in ("timesteps_per_batch", "adapt"):
-                if getattr(self, name) not in (None, "none", "kl"):
-                    raise UsageError(
-                        f"{flag(name)} {getattr(self, name)} and --episodes-per-batch "
-                        f"{self.episodes_per_batch}: set only one of the two"
-                    )
+            both = f"and --episodes-per-batch {self.episodes_per_batch}: set only one of the two"
+            if self.timesteps_per_batch is not None:
+                raise UsageError(f"--timesteps-per-batch {self.timesteps_per_batch} {both}")
+            if self.adapts_batch:
+                raise UsageError(f"--adapt {self.adapt} {both}")
         if self.size_multiple is not None and self.net_arch != type(self).net_arch:
             raise UsageError(
                 f"--net-arch {' '.join(map(str, self.net_arch))} and --size-multiple "

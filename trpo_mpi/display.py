@@ -63,7 +63,7 @@ def _size(grid: Grid) -> str:
 
 
 def resume_notes(
-    config: Config, found: Checkpoint | None, fault: str | None, begun: int
+    config: Config, found: Checkpoint | None, fault: str | None, restarted: int
 ) -> Iterator[str]:
     """Notes on a run that is resumed, or may be resumed later."""
     if fault is not None:
@@ -78,8 +78,8 @@ def resume_notes(
         f"resumed from {found.path}: iteration {found.iteration}, "
         f"{counters['timesteps']:,} time steps"
     )
-    if begun:
-        yield f"note: {begun} environments have started new episodes"
+    if restarted:
+        yield f"note: {restarted} environments have started new episodes"
     first = found.state["schedule_timesteps"]
     if config.num_timesteps > first:
         yield f"note: schedules ran over the first {first:,} time steps and hold their last values"

@@ -80,7 +80,8 @@ def main() -> int:
     quiet_gymnasium()  # rank 0 has just shown these environments' warnings once
     if any(model.architecture.needs_tensorflow for model in models):
         tensorflow_setup.set_up("-1", 0)
-    comm.everywhere(lambda: _check_networks(settings, models))
+    for run, model in loaded:
+        comm.everywhere(functools.partial(model.check_network, f"DIR {run}"))
     table = Table(settings, [model.env for model in models])
     if comm.is_root:
         print(table.head, flush=True)
@@ -142,13 +143,6 @@ def _runs_below(path: Path) -> list[Path]:
     if (path / MODEL).exists() or (path / CHECKPOINTS).exists():
         return []
     return runs_in(path)
-
-
-def _check_networks(settings: Evaluation, models: list[Model]) -> None:
-    """Check user-defined networks against their models; TensorFlow must be set up."""
-    for run, model in zip(settings.runs, models, strict=True):
-        if model.architecture.network is not None:
-            model.check_network(f"DIR {run}")
 
 
 class Table:

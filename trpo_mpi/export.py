@@ -56,8 +56,7 @@ def main() -> int:
         raise UsageError(f"--saved-model {path}: there is no directory {path.parent}")
     model = load_model(settings.run, settings.which, settings.network)
     tensorflow_setup.set_up("-1", 0)
-    if model.architecture.network is not None:
-        model.check_network(f"DIR {settings.run}")
+    model.check_network(f"DIR {settings.run}")
 
     import tensorflow as tf
 

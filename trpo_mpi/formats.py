@@ -1,7 +1,7 @@
-"""Numbers as a person reads them."""
+"""Numbers and tables as a person reads them."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Container, Mapping, Sequence
 from typing import Any
 
 
@@ -22,3 +22,12 @@ def iteration_seconds(row: Mapping[str, Any]) -> float:
     """Wall-clock seconds of an iteration, from its row of progress.csv; NaN for an empty batch."""
     steps = row["timesteps_per_batch"]
     return steps / row["steps_per_second"] if steps else math.nan
+
+
+def aligned(rows: Sequence[Sequence[str]], left: Container[int]) -> str:
+    """A table, a line per row; columns at the places in `left` are flush left, the others right."""
+    columns = []
+    for place, cells in enumerate(zip(*rows, strict=True)):
+        width = max(map(len, cells))
+        columns.append([x.ljust(width) if place in left else x.rjust(width) for x in cells])
+    return "\n".join("  ".join(cells).rstrip() for cells in zip(*columns, strict=True))

@@ -3,11 +3,8 @@
 from dataclasses import dataclass
 from typing import Any
 
-from trpo_mpi.config import Config
+from trpo_mpi.config import ADAPTED_BATCH, Config
 from trpo_mpi.errors import UsageError
-
-ADAPTED_BATCH = (1200, 20_000)
-"""Bounds between which --adapt moves the batch, in time steps."""
 
 
 @dataclass(frozen=True)

@@ -55,7 +55,7 @@ class Model:
     def actor(self) -> Actor:
         """The policy, for acting on normalised observations."""
         policy = self.make_policy()
-        return policy.actor(self.theta, safe_blocks(policy, self.theta), alone=True)
+        return Actor(policy, self.theta, safe_blocks(policy, self.theta), alone=True)
 
     def make_policy(self) -> Policy:
         """The policy, without its parameters."""
@@ -87,7 +87,12 @@ class Model:
                 raise ValueError(f"{name} has shape {array.shape} and not ({length},)")
 
     def check_network(self, source: str) -> None:
-        """Raise `UsageError` unless the user's own network has the parameters of this model."""
+        """Raise `UsageError` unless the user's own network, if any, fits these parameters.
+
+        Such a network needs TensorFlow to be set up.
+        """
+        if self.architecture.network is None:
+            return  # the file's reader has checked the sizes of built-in ones
         try:
             self.check_sizes()
         except UsageError:

@@ -77,8 +77,7 @@ def main() -> int:
     env = open_env(model, "human" if settings.video is None else "rgb_array")
     if model.architecture.needs_tensorflow:
         tensorflow_setup.set_up("-1", 0, drawn=True)
-    if model.architecture.network is not None:
-        model.check_network(f"DIR {settings.run}")
+    model.check_network(f"DIR {settings.run}")
     if settings.video is None:
         play(settings, model, env)
     else:

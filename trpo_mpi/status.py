@@ -18,6 +18,7 @@ from tyro.conf import Positional, arg
 
 from trpo_mpi.command_line import parse
 from trpo_mpi.errors import UsageError
+from trpo_mpi.formats import aligned
 from trpo_mpi.parallel import startup
 from trpo_mpi.run_directory import PROGRESS, status_file
 from trpo_mpi.run_directory.reading import last_row, read_config, run_directory_errors, runs_in
@@ -111,14 +112,7 @@ def look(path: Path) -> Entry:
 def table(entries: Sequence[Entry], now: float) -> str:
     """Aligned columns, one line per run; `now` is in seconds since the epoch."""
     head = ("run", "environment", "recipe", "seed", "steps", "", "return", "state")
-    rows = [head, *(_cells(entry, now) for entry in entries)]
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    align = (str.ljust, str.ljust, str.ljust, str.rjust, str.rjust, str.rjust, str.rjust, str.ljust)
-    lines = [
-        "  ".join(put(cell, width) for put, cell, width in zip(align, row, widths, strict=True))
-        for row in rows
-    ]
-    return "\n".join(line.rstrip() for line in lines)
+    return aligned([head, *(_cells(entry, now) for entry in entries)], left=(0, 1, 2, 7))
 
 
 def _cells(entry: Entry, now: float) -> tuple[str, ...]:

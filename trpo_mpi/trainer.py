@@ -50,7 +50,7 @@ class Gathered(NamedTuple):
     """(C, 4) sums of their squared deviations."""
     observations: list[np.ndarray]
     """Means and m2 of the raw observations, (C, D) each; empty if they are not normalised."""
-    mask: np.ndarray
+    counted: np.ndarray
     """(C, T) bool: which steps count."""
     episodes: np.ndarray
     """(C,) number of episodes finished on the column's rank."""
@@ -163,28 +163,28 @@ class Trainer:
         config, comm, counters = self.config, self.comm, self.counters
         clock = _Clock()
         mpi_before = comm.seconds
-        actor = self.policy.actor(self.theta, self._blocks)
+        actor = Actor(self.policy, self.theta, self._blocks)
         batch = self._collect(actor)
         sample_seconds = clock.lap()
 
         rewards = np.sign(batch.rewards) if config.clip_rewards else batch.rewards
-        values, advantages = self._advantages(batch, rewards, actor)
+        scale = reward_scale(self.return_moments, config.reward_scale)
+        values, advantages = self._advantages(batch, rewards * scale, actor)
         targets = advantages + values
         discounted, self._discounted = discounted_returns(
             rewards, batch.ended, self._discounted, config.gamma
         )
         series = np.stack([advantages, targets, targets - values, discounted], axis=2)
         gathered = self._gather(series, batch, wish())
-        counts = gathered.mask.sum(axis=1)
+        counts = gathered.counted.sum(axis=1)
         timesteps, mean, m2 = pool(counts, gathered.means, gathered.m2)
         episodes = self._gather_episodes(batch, gathered.episodes)
         counters.timesteps += int(timesteps)
 
-        scale = reward_scale(self.return_moments, config.reward_scale)
         learnt: dict[str, Any] = {}
         # A batch of the caller's own environments may consist of nothing but their resets.
         if timesteps and not self._first_horizon:
-            learnt = self._learn(batch, advantages, values, gathered.mask, mean, m2 / timesteps)
+            learnt = self._learn(batch, advantages, values, gathered.counted, mean, m2 / timesteps)
         self._merge_moments(counts, gathered)
         self._broadcast()
         counters.iteration += 1
@@ -216,7 +216,7 @@ class Trainer:
         batch: Batch,
         advantages: np.ndarray,
         values: np.ndarray,
-        mask: np.ndarray,
+        counted: np.ndarray,
         mean: np.ndarray,
         variance: np.ndarray,
     ) -> dict[str, Any]:
@@ -224,18 +224,18 @@ class Trainer:
 
         Args:
             advantages, values: (E, T), of this rank's columns.
-            mask: (C, T) bool, of all columns.
+            counted: (C, T) bool, of all columns.
             mean, variance: (4,), of the series over all columns.
         """
         config, clock, stage = self.config, _Clock(), self._stage()
         normalised = (advantages - mean[ADVANTAGE]) / (np.sqrt(variance[ADVANTAGE]) + 1e-8)
         targets = advantages + values
-        step = self._step_policy(batch, normalised, targets, values, mask, stage)
+        step = self._step_policy(batch, normalised, targets, values, counted, stage)
         policy_seconds = clock.lap()
         stepsize = None
         if not config.shared_vf_coef:
             stepsize = stage.decayed(config.vf_stepsize, config.vf_final_stepsize)
-            self._fit_critic(batch, targets, values, mask, stepsize)
+            self._fit_critic(batch, targets, values, counted, stepsize)
         explained = None
         if variance[TARGET] > 0:
             explained = 1 - variance[ERROR] / variance[TARGET]
@@ -270,7 +270,7 @@ class Trainer:
     def _advantages(
         self, batch: Batch, rewards: np.ndarray, actor: Actor
     ) -> tuple[np.ndarray, np.ndarray]:
-        """V(s_t) and GAE advantages, (E, T) each, of unscaled `rewards` (E, T)."""
+        """V(s_t) and GAE advantages, (E, T) each, of scaled `rewards` (E, T)."""
         columns, horizon = rewards.shape
         padded = self._padded(batch)
         seen = [resized(x, padded) for x in (batch.observations, batch.memory)]
@@ -283,7 +283,6 @@ class Trainer:
             after = self.critic.values(cut, actor.memory(cut, np.stack(batch.cut_states)))
             for (column, step), value in zip(batch.cuts, after, strict=True):
                 next_values[column, step] = value
-        rewards = rewards * reward_scale(self.return_moments, self.config.reward_scale)
         ends = (batch.terminated, batch.ended)
         return values, gae(rewards, values, next_values, *ends, self.config.gamma, self.config.lam)
 
@@ -306,9 +305,9 @@ class Trainer:
         episodes, wishes, fingerprints, mpi_seconds = of_ranks.T
         self._check_drift(fingerprints)
         horizon = batch.mask.shape[1]
-        mask = np.unpackbits(packed.astype(np.uint8), axis=1, count=horizon).astype(bool)
+        counted = np.unpackbits(packed.astype(np.uint8), axis=1, count=horizon).astype(bool)
         wish = Wish(int(wishes.max()))
-        return Gathered(means, m2, observations, mask, episodes, wish, mpi_seconds)
+        return Gathered(means, m2, observations, counted, episodes, wish, mpi_seconds)
 
     def _fingerprint(self) -> float:
         """A 48-bit hash of the parameters and Adam's moments, which a float64 holds exactly."""
@@ -347,10 +346,10 @@ class Trainer:
         advantages: np.ndarray,
         targets: np.ndarray,
         values: np.ndarray,
-        mask: np.ndarray,
+        counted: np.ndarray,
         stage: Stage,
     ) -> PolicyStep:
-        """Step the policy on this rank's columns; `mask` (C, T) covers all columns."""
+        """Step the policy on this rank's columns; `counted` (C, T) covers all columns."""
         starts = np.zeros(advantages.shape, np.float32)
         starts[:, 1:] = batch.ended[:, :-1]
         padded = self._padded(batch)
@@ -365,7 +364,7 @@ class Trainer:
             resized(batch.actions, padded),
             resized(advantages.astype(np.float32), padded),
             resized(batch.mask.astype(np.float32), padded),
-            mask,
+            counted,
             critics,
         )
         self.theta, step = self._update.step(self.theta, prepared, self.comm, stage)
@@ -384,7 +383,7 @@ class Trainer:
         batch: Batch,
         targets: np.ndarray,
         values: np.ndarray,
-        mask: np.ndarray,
+        counted: np.ndarray,
         stepsize: float,
     ) -> None:
         padded = self._padded(batch)
@@ -392,7 +391,7 @@ class Trainer:
             resized(batch.observations, padded),
             resized(batch.memory, padded),
             resized(targets.astype(np.float32), padded),
-            mask,
+            counted,
             stepsize,
             self.config.vf_iters,
             self._shared_stream,
@@ -425,7 +424,7 @@ class Trainer:
 
     def actor(self) -> Actor:
         """The current policy, for single episodes: the same as `model().actor()`."""
-        return self.policy.actor(self.theta, self._blocks, alone=True)
+        return Actor(self.policy, self.theta, self._blocks, alone=True)
 
     def model(self) -> Model:
         """The current policy, with its normaliser."""

@@ -19,7 +19,7 @@ from trpo_mpi.envs.vector import ColumnEnvs
 from trpo_mpi.envs.watchdog import Watchdog
 from trpo_mpi.errors import UsageError
 from trpo_mpi.evaluation import Evaluator
-from trpo_mpi.grid import batch_grid, largest_grid
+from trpo_mpi.grid import Grid, batch_grid, largest_grid
 from trpo_mpi.model import Model
 from trpo_mpi.parallel import startup
 from trpo_mpi.parallel.communicator import Communicator
@@ -58,18 +58,7 @@ def main(module: str) -> int:
     quiet_gymnasium()  # on the other ranks as well
     if start is not None:
         start.check_fits(config, spaces, source)
-    on_node = comm.node_sum(len(comm.columns))
-    limit = time_limit(config.env, config.atari)
-    largest = largest_grid(config, grid, limit)
-    ranks_on_node = comm.node_sum(1)
-    comm.everywhere(lambda: memory.check_networks(config, spaces, ranks_on_node, on_node))
-    doubt = comm.everywhere(
-        lambda: memory.check_batch(config, largest, spaces, ranks_on_node, on_node)
-    )
-    if grid.episodes and limit is None:
-        doubt = f"{config.env} has no time limit: a batch lasts until its episodes have ended"
-    if doubt and comm.is_root:
-        output.warn(doubt)
+    _check_memory(config, grid, spaces, comm)
     envs = comm.everywhere(lambda: _make_envs(config, comm, fault is None, watchdog))
     evaluator = None
     if config.eval_episodes:
@@ -87,15 +76,15 @@ def main(module: str) -> int:
     from trpo_mpi.trainer import Trainer  # needs TensorFlow as `set_up` has made it
 
     trainer = Trainer(config, grid, comm, envs, start)
-    begun = 0
+    restarted = 0
     if found is not None:
-        begun = trainer.resume(found.model, found.best, found.state, found.columns)
-        begun = int(comm.gather_number(begun).sum())
+        restarted = trainer.resume(found.model, found.best, found.state, found.columns)
+        restarted = int(comm.gather_number(restarted).sum())
         found.columns.clear()  # of all ranks: perhaps gigabytes
     machine = _machine(comm, gpus) | {"exact_rows": trainer.exact_rows}
     if comm.is_root:
         print(display.banner(config, grid, machine), flush=True)
-        for line in display.resume_notes(config, found, fault, begun):
+        for line in display.resume_notes(config, found, fault, restarted):
             print(line, flush=True)
     if path is None:
         return _check(trainer, comm)
@@ -159,6 +148,19 @@ def _try_env(config: Config, watchdog: Watchdog) -> tuple[Spaces, str | None]:
         return spaces, find_fault(lambda: _make_env(config), lambda: watchdog.watch(0, 0))
     finally:
         watchdog.idle()
+
+
+def _check_memory(config: Config, grid: Grid, spaces: Spaces, comm: Communicator) -> None:
+    """Raise `UsageError` if networks or batch do not fit the nodes; warn if a batch may not."""
+    ranks, columns = comm.node_sum(1), comm.node_sum(len(comm.columns))
+    limit = time_limit(config.env, config.atari)
+    largest = largest_grid(config, grid, limit)
+    comm.everywhere(lambda: memory.check_networks(config, spaces, ranks, columns))
+    doubt = comm.everywhere(lambda: memory.check_batch(config, largest, spaces, ranks, columns))
+    if grid.episodes and limit is None:
+        doubt = f"{config.env} has no time limit: a batch lasts until its episodes have ended"
+    if doubt and comm.is_root:
+        output.warn(doubt)
 
 
 def _try_policy(config: Config, spaces: Spaces, start: Model | None, source: str) -> None:

@@ -29,6 +29,7 @@ from trpo_mpi.envs.make import make_env, quiet_gymnasium
 from trpo_mpi.envs.vector import ColumnEnvs
 from trpo_mpi.grid import batch_grid
 from trpo_mpi.parallel.communicator import Communicator
+from trpo_mpi.policies.acting import Actor
 from trpo_mpi.trainer import Trainer
 
 TURNS = 30
@@ -81,7 +82,7 @@ def main() -> None:
     sampling, exact_times, plain_times = [], [], []
     for _ in range(TURNS):
         start = time.perf_counter()
-        actor = trainer.policy.actor(trainer.theta)
+        actor = Actor(trainer.policy, trainer.theta)
         batch = trainer._sampler.collect(actor, trainer.normalizer, steps)
         sampling.append(time.perf_counter() - start)
         numbers = np.random.default_rng(0).standard_normal((columns, steps)).astype(np.float32)

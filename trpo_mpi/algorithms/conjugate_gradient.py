@@ -17,11 +17,6 @@ class Solution:
     steps: int
     """Iterations that updated x."""
 
-    @property
-    def residual_norm(self) -> float:
-        """Euclidean norm of the residual."""
-        return float(np.sqrt(self.residual @ self.residual))
-
 
 def conjugate_gradient(
     product: Callable[[np.ndarray], np.ndarray], g: np.ndarray, iterations: int

@@ -124,7 +124,7 @@ class Critic:
         observations: np.ndarray,
         memory: np.ndarray,
         targets: np.ndarray,
-        mask: np.ndarray,
+        counted: np.ndarray,
         stepsize: float,
         epochs: int,
         stream: np.random.Generator,
@@ -135,7 +135,7 @@ class Critic:
 
         Args:
             observations, memory, targets: (E, T, D), (E, T, M), (E, T), T padded.
-            mask: (C, steps) bool, which of the first `steps` of T count, for the columns of all
+            counted: (C, steps) bool, which of the first `steps` of T count, for the columns of all
                 ranks.
             stepsize: Adam's step size.
             epochs: passes over the batch.
@@ -147,13 +147,13 @@ class Critic:
             assert before is not None
             arrays.append(before)
         if self._two_batches:
-            arrays, mask = self._with_last([x[:, : mask.shape[1]] for x in arrays], mask)
+            arrays, counted = self._with_last([x[:, : counted.shape[1]] for x in arrays], counted)
         data = column_chunks(self._columns, *arrays)
-        steps = mask.shape[1]
-        own = mask[comm.columns.start : comm.columns.stop]
+        steps = counted.shape[1]
+        own = counted[comm.columns.start : comm.columns.stop]
         size = self._minibatch_rows
         if not self._padded_rows:
-            size = rows_per_minibatch(size, mask)
+            size = rows_per_minibatch(size, counted)
         for _ in range(epochs):
             for rows in minibatches(steps, size, stream):
                 padded = self._padded_rows or round_up_to_8(len(rows))
@@ -161,31 +161,31 @@ class Critic:
                 weight = np.zeros((len(own), padded), np.float32)
                 chosen[: len(rows)], weight[:, : len(rows)] = rows, own[:, rows]
                 total = comm.sum_columns("critic gradient", *self._gradients(data, chosen, weight))
-                mean = (total / expected_steps(mask, rows)).astype(np.float32)
+                mean = (total / expected_steps(counted, rows)).astype(np.float32)
                 self.phi = self.adam.update(self.phi, mean, stepsize)
 
     def _with_last(
-        self, arrays: list[np.ndarray], mask: np.ndarray
+        self, arrays: list[np.ndarray], counted: np.ndarray
     ) -> tuple[list[np.ndarray], np.ndarray]:
         """Join the previous batch, if any, and this one, which is stored for the next fit."""
-        last, self._last = self._last, (arrays, mask)
+        last, self._last = self._last, (arrays, counted)
         if last is None:
             return self._last
         pairs = zip(last[0], arrays, strict=True)
         joined = [np.concatenate(pair, axis=1) for pair in pairs]
-        return joined, np.concatenate((last[1], mask), axis=1)
+        return joined, np.concatenate((last[1], counted), axis=1)
 
     def column_state(self, place: int, column: int) -> list[np.ndarray] | None:
         """The last batch's data of column `column`, this rank's number `place`; or None."""
         if self._last is None:
             return None
-        arrays, mask = self._last
-        return [*(x[place] for x in arrays), mask[column]]
+        arrays, counted = self._last
+        return [*(x[place] for x in arrays), counted[column]]
 
     def restore_columns(self, columns: Sequence[list[np.ndarray] | None], own: range) -> None:
         """Restore what `column_state` gave for all columns, C."""
-        # Observations, memory, targets, perhaps the values before, and the mask: those of a run
-        # with other settings may be fewer or more.
+        # Observations, memory, targets, perhaps the values before, and which steps count: those of
+        # a run with other settings may be fewer or more.
         number = 4 if self._clip is None else 5
         given = [column for column in columns if column is not None and len(column) == number]
         if self._two_batches and len(given) == len(columns):

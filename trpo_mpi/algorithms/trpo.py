@@ -10,7 +10,7 @@ each trial of the line search.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import numpy as np
 import tensorflow as tf
@@ -34,18 +34,6 @@ from trpo_mpi.policies.kernel import Graph, column_chunks, numpy_view, round_up_
 from trpo_mpi.policies.policy import Policy
 
 
-@dataclass(frozen=True)
-class TrustRegion:
-    """Settings of the step; see `Config` for their meaning."""
-
-    max_kl: float
-    cg_iters: int
-    cg_damping: float
-    line_search_steps: int
-    """If 0, the full step is taken unchanged: the natural gradient of Kakade 2001."""
-    line_search_shrink: float
-
-
 class Trpo(PolicyUpdate):
     """Trust-region policy optimisation."""
 
@@ -54,16 +42,9 @@ class Trpo(PolicyUpdate):
     ) -> None:
         """For batches of `steps` time steps by `columns` of this rank; see `PolicyKernels`."""
         self._recurrent = policy.state_size > 0
-        self._fraction = config.fisher_fraction
-        fisher_steps = None if steps is None else round_up_to_8(self._fraction * steps)
+        self._config = config
+        fisher_steps = None if steps is None else round_up_to_8(config.fisher_fraction * steps)
         self._kernels = TrpoKernels(policy, columns, steps, fisher_steps, config.entcoeff)
-        self._region = TrustRegion(
-            config.max_kl,
-            config.cg_iters,
-            config.cg_damping,
-            config.line_search_steps,
-            config.line_search_shrink,
-        )
 
     def step(
         self, theta: np.ndarray, batch: PolicyBatch, comm: Communicator, stage: Stage
@@ -71,12 +52,12 @@ class Trpo(PolicyUpdate):
         """Take one step from `theta` (P,) float32; return the new parameters and statistics."""
         padded, horizon = batch.mask.shape[1], batch.counted.shape[1]
         rows = self._fisher_rows(padded, horizon, stage.stream)
-        region = replace(self._region, max_kl=stage.max_kl)
-        return trpo_step(theta, batch, rows, self._kernels, comm, region)
+        settings = replace(self._config, max_kl=stage.max_kl)
+        return trpo_step(theta, batch, rows, self._kernels, comm, settings)
 
     def _fisher_rows(self, padded: int, horizon: int, stream: np.random.Generator) -> np.ndarray:
         """Time indices for Fisher-vector products, for `horizon` steps padded to `padded`."""
-        steps = round_up_to_8(self._fraction * padded)
+        steps = round_up_to_8(self._config.fisher_fraction * padded)
         if steps >= padded:
             return np.arange(padded)
         if self._recurrent:  # a window: the state at its start is known
@@ -183,13 +164,15 @@ def trpo_step(
     fisher_rows: np.ndarray,
     kernels: TrpoKernels,
     comm: Communicator,
-    settings: TrustRegion,
+    settings: Config,
 ) -> tuple[np.ndarray, PolicyStep]:
     """Take one TRPO step from `theta` (P,) float32; return the new parameters and statistics.
 
     `fisher_rows` are the time indices for Fisher-vector products; see `TrpoKernels.fisher_data`.
     Every rank computes the same iterates, since every decision rests on reduced values.
-    If the line search gives up, the parameters returned are the array `theta` itself.
+    If the line search gives up, the parameters returned are the array `theta` itself. With
+    `settings.line_search_steps` 0 the full step is taken unchanged: the natural gradient of Kakade
+    2001.
     """
     n, fisher_n = batch.timesteps(), batch.timesteps(fisher_rows)
     data = kernels.data(batch)

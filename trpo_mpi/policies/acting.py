@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from trpo_mpi.policies.distributions import DiagonalGaussian
 from trpo_mpi.policies.lazy_tensorflow import tf
-
-if TYPE_CHECKING:
-    from trpo_mpi.policies.policy import Policy
+from trpo_mpi.policies.policy import Policy
 
 BLOCK = 16
 """Rows that `BlockwiseForward` processes at a time."""
@@ -118,10 +116,20 @@ class Actor:
     It runs in NumPy except for convolutions and custom networks. Its outputs equal those of the
     policy's graphs up to rounding (a test compares them); the update takes all its
     log-probabilities from the latter.
+
+    Args:
+        policy: the policy.
+        theta: its parameters, (P,).
+        blocks: block sizes, from `safe_blocks`.
+        alone: as in `BlockwiseForward`.
     """
 
     def __init__(
-        self, policy: Policy, theta: np.ndarray, blocks: Sequence[int], alone: bool
+        self,
+        policy: Policy,
+        theta: np.ndarray,
+        blocks: Sequence[int] = (BLOCK,),
+        alone: bool = False,
     ) -> None:
         self.distribution = policy.distribution
         self.state_size = policy.state_size

@@ -16,7 +16,6 @@ import gymnasium as gym
 import numpy as np
 
 from trpo_mpi.errors import UsageError
-from trpo_mpi.policies.acting import BLOCK, Actor
 from trpo_mpi.policies.convolutions import Cnn
 from trpo_mpi.policies.distributions import DiagonalGaussian, distribution_for
 from trpo_mpi.policies.lazy_tensorflow import tf
@@ -244,15 +243,6 @@ class Policy(Network):
         if self.lstm:
             features, state = self.lstm.step(lstm[0], features, state)
         return self._parameters(head, features)[0], state
-
-    def actor(
-        self, theta: np.ndarray, blocks: Sequence[int] = (BLOCK,), alone: bool = False
-    ) -> Actor:
-        """This policy with fixed parameters `theta`, to act with.
-
-        `blocks` are from `safe_blocks`, `alone` is as in `BlockwiseForward`.
-        """
-        return Actor(self, theta, blocks, alone)
 
 
 class MlpPolicy(Policy):

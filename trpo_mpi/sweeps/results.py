@@ -13,6 +13,7 @@ import numpy as np
 
 from trpo_mpi.atomic_file import write_text
 from trpo_mpi.errors import UsageError
+from trpo_mpi.formats import aligned
 from trpo_mpi.run_directory import EVALUATIONS, PROGRESS
 from trpo_mpi.run_directory.reading import last_row, read_rows
 from trpo_mpi.sweeps.plan import Run
@@ -71,15 +72,7 @@ def as_text(rows: Sequence[Row], settings: Sequence[str]) -> str:
             titles += [measure, "std error"]
             for line, row in zip(lines, rows, strict=True):
                 line += ["-" if row[name] is None else f"{row[name]:.2f}" for name in names]
-    widths = [max(map(len, column)) for column in zip(titles, *lines, strict=True)]
-    words = 1 + len(settings)
-    return "\n".join(
-        "  ".join(
-            cell.ljust(width) if place < words else cell.rjust(width)
-            for place, (cell, width) in enumerate(zip(line, widths, strict=True))
-        )
-        for line in (titles, *lines)
-    )
+    return aligned([titles, *lines], left=range(1 + len(settings)))
 
 
 def write(rows: Sequence[Row], path: Path) -> None:
