@@ -29,6 +29,7 @@ from trpo_mpi.config import Config
 from trpo_mpi.envs.adopted import AdoptedEnvs
 from trpo_mpi.envs.atari import GAME
 from trpo_mpi.envs.make import check_env
+from trpo_mpi.errors import EnvironmentFault
 from trpo_mpi.model import initial_model
 from trpo_mpi.run_directory import checkpoint, model_file
 
@@ -325,6 +326,32 @@ def test_evaluation_in_the_training_environment_begins_new_episodes(vector: bool
     assert [float(length) for length in counters.lengths] == list(counters.returns)
 
 
+@pytest.mark.parametrize("vector", [False, True])
+def test_an_environment_that_others_have_stepped_begins_new_episodes(vector: bool) -> None:
+    env: Any = gym.make_vec("CartPole-v1", 2) if vector else gym.make("CartPole-v1")
+    model = small(env, num_envs=None, timesteps_per_batch=32)
+    for _ in range(6):
+        model.learn(32)
+        env.reset(seed=1)
+        for _ in range(3):
+            env.step(env.action_space.sample())
+    assert model._trainer is not None
+    counters = model._trainer.counters
+    assert counters.episodes > 3
+    assert [float(length) for length in counters.lengths] == list(counters.returns)
+
+
+def test_limits_that_a_run_has_reached_are_not_inherited(tmp_path: Path) -> None:
+    model = small(max_iterations=1).learn(256)
+    model.save(tmp_path / "model")
+    loaded = TRPO.load(tmp_path / "model", env="CartPole-v1").learn(128)
+    assert loaded._trainer is not None
+    assert loaded._trainer.counters.iteration > 1
+    again = TRPO.load(tmp_path / "model", env="CartPole-v1", max_iterations=1).learn(128)
+    assert again._trainer is not None
+    assert again._trainer.counters.iteration == 1
+
+
 def test_one_environment_can_not_be_two() -> None:
     env = Counter()
     with pytest.raises(ValueError, match="gave one environment twice"):
@@ -345,6 +372,31 @@ def test_evaluation_counts_whole_games() -> None:
     env = Lives()
     assert evaluate_policy(small(env, num_envs=None), env, 3) == (7.0, 0.0)
     assert env.episode == 9  # three games of three lives, and the next has begun
+
+
+@pytest.mark.parametrize("mode", [AutoresetMode.NEXT_STEP, AutoresetMode.SAME_STEP])
+def test_evaluation_counts_whole_games_of_a_vector(mode: AutoresetMode) -> None:
+    envs = SyncVectorEnv([Lives] * 2, autoreset_mode=mode)
+    assert evaluate_policy(small(envs, num_envs=None), envs, 4) == (7.0, 0.0)
+
+
+class Breaks(Counter):
+    """The last observation of an episode is not a number."""
+
+    def step(self, action: Any) -> Any:
+        observation, reward, terminated, truncated, info = super().step(action)
+        if terminated or truncated:
+            observation = np.full_like(observation, np.nan)
+        return observation, reward, terminated, truncated, info
+
+
+def test_a_last_observation_that_is_no_number_is_the_environments_fault() -> None:
+    both = AdoptedEnvs(SyncVectorEnv([Breaks] * 2, autoreset_mode=AutoresetMode.SAME_STEP))
+    both.reset(seed=[3, 4])
+    for _ in range(2):  # of the first episode's three steps
+        both.step(np.zeros(2, np.int64))
+    with pytest.raises(EnvironmentFault, match="an observation is not finite in environment 0"):
+        both.step(np.zeros(2, np.int64))
 
 
 @pytest.mark.parametrize("mode", [AutoresetMode.NEXT_STEP, AutoresetMode.SAME_STEP])
@@ -420,6 +472,10 @@ def test_predicts_for_one_and_for_many(observation: gym.Space[Any], action: gym.
     probabilities = model.action_probability(many, actions=actions)
     assert probabilities.shape == (3,)
     assert (probabilities > 0).all()
+    if isinstance(action, gym.spaces.Discrete | gym.spaces.MultiDiscrete | gym.spaces.MultiBinary):
+        for wrong in (actions + 7, actions - 7):
+            with pytest.raises(ValueError, match="an action is outside of"):
+                model.action_probability(many, actions=wrong)
     described = model.action_probability(many)
     alone = model.action_probability(one)
     if isinstance(action, gym.spaces.Discrete):

@@ -1,6 +1,8 @@
 """Checkpoints as files: whole or refused, the newest kept, and nothing in them ever runs."""
 
 import dataclasses
+import errno
+import os
 import pickle
 import zipfile
 from pathlib import Path
@@ -226,7 +228,55 @@ def test_what_a_cut_write_leaves_is_cleared_away(trainer: Trainer, tmp_path: Pat
     found = checkpoint.newest(tmp_path)
     assert found is not None
     assert found.path == path
+    assert left.exists()  # another process may be writing it
+    checkpoint.remove_remains(tmp_path)
     assert not left.exists()
+    assert path.exists()
+
+
+@pytest.mark.parametrize("what", ["a file", "the folder", "an unknown value"])
+def test_what_can_not_be_read_now_is_not_taken_for_damaged(
+    what: str, trainer: Trainer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A run that went on from an older checkpoint would overwrite what came after it."""
+    path = write(trainer, tmp_path)
+
+    def fails(*_: Any, **__: Any) -> None:
+        raise OSError(errno.EIO, "Input/output error")
+
+    words = "can't be read: Input/output error"
+    if what == "a file":
+        monkeypatch.setattr(zipfile, "ZipFile", fails)
+    elif what == "the folder":
+        monkeypatch.setattr("os.listdir", fails)
+        path = path.parent
+    else:
+        with zipfile.ZipFile(path) as file:
+            members = {name: file.read(name) for name in file.namelist()}
+        members["settings.json"] = members["settings.json"].replace(b'"trpo"', b'"newer"')
+        with open(path, "wb") as out:
+            archive.write(out, members)
+        words = "--algo is 'newer'; it must be one of"
+    with pytest.raises(UsageError) as refusal:
+        checkpoint.newest(tmp_path)
+    assert f"--resume: {path} " in str(refusal.value)
+    assert words in str(refusal.value)
+
+
+def test_a_checkpoint_is_written_after_the_models_that_go_with_it(
+    trainer: Trainer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A run that is resumed at its end writes no other."""
+    written: list[str] = []
+    replace = os.replace
+
+    def follow(source: Any, target: Any) -> None:
+        written.append(Path(target).name)
+        replace(source, target)
+
+    monkeypatch.setattr("os.replace", follow)
+    path = write(trainer, tmp_path)
+    assert written == ["model.zip", "best.zip", path.name]
 
 
 def test_a_failed_write_leaves_the_older_ones(

@@ -7,7 +7,10 @@ from pathlib import Path
 import pytest
 from conftest import Run, started
 
+from trpo_mpi.config import Config
 from trpo_mpi.directory_lock import hold
+from trpo_mpi.errors import UsageError
+from trpo_mpi.run_directory import directory
 
 HOLDS = """
 import sys, time
@@ -44,3 +47,23 @@ def test_a_directory_in_which_a_run_is_at_work(resume: str, tmp_path: Path, pyth
     assert result.stderr.count("\n") == 1
     assert "a run is at work there" in result.stderr
     assert [path.name for path in tmp_path.iterdir()] == [".lock"]
+
+
+def test_a_run_that_began_while_this_one_did_is_not_overwritten(
+    tmp_path: Path,
+) -> None:
+    """Neither saw a directory when it looked; the other has made it, trained, and stopped."""
+    config = Config(outdir=str(tmp_path / "run"), resume="auto")
+    (tmp_path / "run" / "checkpoints").mkdir(parents=True)
+    (tmp_path / "run" / "checkpoints" / "00000008.zip").write_bytes(b"of the other")
+    with pytest.raises(UsageError, match=r"a run has begun in .*run meanwhile"):
+        directory.create(config, resumes=False)
+
+
+def test_a_run_in_a_directory_that_it_has_searched_begins(tmp_path: Path) -> None:
+    """It has held the directory since; what is there is damaged."""
+    config = Config(outdir=str(tmp_path / "run"), resume="auto")
+    (tmp_path / "run" / "checkpoints").mkdir(parents=True)
+    (tmp_path / "run" / "checkpoints" / "00000008.zip").write_bytes(b"damaged")
+    directory.claim(tmp_path / "run")
+    assert directory.create(config, resumes=False) == tmp_path / "run"

@@ -117,6 +117,15 @@ def test_rewards_are_not_blown_up_where_none_has_been_seen() -> None:
     assert reward_scale(None, 0.5) == 0.5
 
 
+def test_equal_returns_have_no_deviation_by_rounding() -> None:
+    moments = Moments.none(1)
+    for _ in range(3):
+        values = np.full((4, 7, 1), -0.1)
+        moments.merge(*pool(*moments_of(values)))
+    moments.m2 += 4e-31
+    assert reward_scale(moments, 0.5) == 0.5
+
+
 def test_no_columns_count() -> None:
     count, mean, m2 = pool(np.zeros(2), np.ones((2, 3)), np.ones((2, 3)))
     assert (count, mean.tolist(), m2.tolist()) == (0, [0, 0, 0], [0, 0, 0])

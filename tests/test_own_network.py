@@ -34,6 +34,12 @@ def loop(observations: Any) -> Any:
     return keras.layers.LSTM(3)(x)
 
 
+def scaled(observations: Any) -> Any:
+    """By constants, which are made outside of any graph."""
+    constants = keras.layers.Normalization(mean=[1.0, 2, 3, 4], variance=[1.0, 1, 4, 4])
+    return keras.layers.Dense(3, activation="tanh")(constants(observations))
+
+
 def eyes(pictures: Any) -> Any:
     x = keras.layers.Conv2D(3, 6, 6, activation="relu")(pictures)
     return keras.layers.Flatten()(x)
@@ -56,8 +62,9 @@ def bits(trained: TRPO) -> bytes:
         ("MlpPolicy", keras.layers.Dense(3)),
         ("MlpLstmPolicy", two_layers),
         ("MlpPolicy", loop),
+        ("MlpPolicy", scaled),
     ],
-    ids=["function", "model", "layer", "lstm", "loop"],
+    ids=["function", "model", "layer", "lstm", "loop", "constants"],
 )
 def test_a_network_is_trained(policy: str, network: Any, tmp_path: Path) -> None:
     settings = SMALL | {"lstm_units": 3, "network": network}

@@ -52,6 +52,33 @@ def test_a_full_disk_cuts_no_row_and_loses_none(
     assert capsys.readouterr().err == ""
 
 
+def test_rows_that_are_refused_when_synchronised_are_written_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """NFS takes them, finds no room on the server, and drops them."""
+    path = tmp_path / "file.csv"
+    file = GrowingFile(path, "a,b\n")
+    file.write("1,2\n")
+    file.sync()
+    file.write("3,4\n")
+    file.write("5,6\n")
+
+    def full(_: int) -> None:
+        raise OSError(errno.EDQUOT, "Disk quota exceeded")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("os.fsync", full)
+        for _ in range(2):
+            with pytest.raises(OSError, match="quota"):
+                file.sync()
+            assert path.read_text() == "a,b\n1,2\n"
+    file.write("7,8\n")
+    assert path.read_text() == "a,b\n1,2\n3,4\n5,6\n7,8\n"
+    file.sync()
+    file.write("9,10\n")
+    assert path.read_text() == "a,b\n1,2\n3,4\n5,6\n7,8\n9,10\n"
+
+
 def test_a_resumed_file_keeps_what_the_checkpoint_has_seen(tmp_path: Path) -> None:
     first = ProgressFile(tmp_path)
     monitor = MonitorFile(tmp_path, "Toy-v0")

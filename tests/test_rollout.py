@@ -4,6 +4,7 @@ import functools
 from pathlib import Path
 from typing import Any
 
+import gymnasium as gym
 import numpy as np
 import pytest
 from toy_envs import Constant, Counter, Faulty, Noisy
@@ -258,3 +259,38 @@ def test_a_raising_environment_keeps_its_error_and_is_named(
         rollout.collect(20)
     notes = getattr(caught.value, "__notes__", [capsys.readouterr().out.strip()])
     assert notes == ["in environment 5 at step 3 of its episode"]
+
+
+class Sampling(Counter):
+    """Starts at an observation that it draws from its space, and tells `game` in its own way."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.observation_space = gym.spaces.Box(0, 1, (3,), np.float64)
+
+    def reset(self, *, seed: int | None = None, options: Any = None) -> Any:
+        super().reset(seed=seed)
+        return self.observation_space.sample(), {}
+
+    def step(self, action: Any) -> Any:
+        *result, _ = super().step(action)
+        return *result, {"game": "chess"}
+
+
+def test_the_seed_is_that_of_the_spaces_too() -> None:
+    first, again, other = (
+        ColumnEnvs([Sampling] * 2, range(2)).reset(seed=seeds)[0]
+        for seeds in ([3, 4], [3, 4], [3, 5])
+    )
+    assert np.array_equal(first, again)
+    assert np.array_equal(first[0], other[0])
+    assert not np.array_equal(first[1], other[1])
+    assert not np.array_equal(first[0], first[1])
+
+
+def test_an_info_called_game_is_the_environments_own() -> None:
+    envs = ColumnEnvs([Sampling], range(1))
+    envs.reset(seed=[3])
+    infos = [envs.step(np.zeros(1, np.int64))[4] for _ in range(3)]
+    assert "final_obs" in infos[-1]
+    assert infos[-1]["games"] == {}

@@ -161,6 +161,21 @@ def test_an_unsupported_observation_space_is_refused_by_name(space: gym.Space[An
     assert str(space) in str(refusal.value)
 
 
+@pytest.mark.parametrize(
+    ("observation", "action", "what"),
+    [
+        (gym.spaces.Box(0, 1, (0,)), BOX, "observation"),
+        (gym.spaces.Dict({}), BOX, "observation"),
+        (BOX, gym.spaces.Box(0, 1, (3, 0)), "action"),
+    ],
+)
+def test_a_space_without_numbers_is_refused(
+    observation: gym.Space[Any], action: gym.Space[Any], what: str
+) -> None:
+    with pytest.raises(UsageError, match=f"the {what} space .* is empty"):
+        Spaces(observation, action).check()
+
+
 @pytest.mark.parametrize("wrong", [{"b": 1}, {"a": np.zeros((2, 2)), "b": 7}, None, 3.0], ids=str)
 def test_an_observation_outside_its_space_is_named(wrong: Any) -> None:
     class Wrong(Random):

@@ -2,6 +2,7 @@
 
 import os
 import select
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -149,8 +150,26 @@ def test_a_launcher_without_an_mpi_library_is_refused(tmp_path: Path, python: Ru
     command = ["-m", MODULE, "--env", "CartPole-v1"]
     result = python(*command, PYTHONPATH=path, PMI_SIZE="3", PMI_RANK="0")
     assert result.returncode == 2
-    assert "started 3 processes, but there is no MPI library" in result.stderr
+    assert f"started 3 processes, but {socket.gethostname()} has no MPI library" in result.stderr
     assert result.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize(("local", "lines"), [("0", 1), ("1", 0)])
+def test_a_node_without_an_mpi_library_says_so(
+    local: str, lines: int, tmp_path: Path, python: Run
+) -> None:
+    """By one of its ranks; and none waits, or exits as if all were well."""
+    path = without_mpi("no library", tmp_path)
+    ranks = {"PMI_SIZE": "8", "PMI_RANK": "5", "MPI_LOCALRANKID": local}
+    result = python("-m", MODULE, "--env", "CartPole-v1", PYTHONPATH=path, **ranks)
+    assert result.returncode == 2
+    assert result.stderr.count("has no MPI library") == result.stderr.count("\n") == lines
+
+
+def test_an_mpirun_inside_a_step_counts_before_the_step() -> None:
+    step = {"PMI_SIZE": "1", "PMI_RANK": "0", "SLURM_STEP_NUM_TASKS": "1", "SLURM_PROCID": "0"}
+    inside = step | {"OMPI_COMM_WORLD_SIZE": "4", "OMPI_COMM_WORLD_RANK": "3"}
+    assert startup.launched(inside) == ("mpirun (Open MPI)", 4, 3)
 
 
 def test_waits_until_what_it_said_is_read(tmp_path: Path) -> None:
@@ -182,14 +201,24 @@ import os, sys
 import numpy as np
 from trpo_mpi.parallel import startup
 cores = sorted(os.sched_getaffinity(0))
-mine = {"one": cores[:1], "each": [cores[startup.launched().rank]], "all": cores[:2]}[sys.argv[1]]
-os.sched_setaffinity(0, mine)
+rank = startup.launched().rank
+mine = {"one": cores[:1], "each": [cores[rank % 2]], "all": cores[:2], "odd": [cores[rank == 1]]}
+os.sched_setaffinity(0, mine[sys.argv[1]])
 comm = startup.connect().with_columns(2)
 assert comm.on_root(lambda: "said") == "said"
 total = comm.sum_columns("x", comm.gather_columns(np.ones((1, 3)))[:1]).sum()
 if comm.is_root:
     print(comm.patient, total)
 """
+
+
+@pytest.mark.skipif(len(os.sched_getaffinity(0)) < 2, reason="takes two cores")
+def test_all_ranks_sleep_if_those_of_one_node_share_a_core(tmp_path: Path, mpirun: Run) -> None:
+    """MPICH takes ranks 0 and 2 for one node, and 1 for another, which has a core for its own."""
+    text = CORES.replace("with_columns(2)", "with_columns(3)")
+    (tmp_path / "script.py").write_text(text, encoding="utf-8")
+    result = mpirun(3, "script.py", "odd", MPIR_CVAR_ODD_EVEN_CLIQUES="1")
+    assert result.stdout == "True 9.0\n", result.stderr
 
 
 @pytest.mark.skipif(len(os.sched_getaffinity(0)) < 2, reason="takes two cores")

@@ -21,7 +21,7 @@ from test_batch_scripts import ROOT, shellcheck
 from trpo_mpi import sweep
 from trpo_mpi.config import AtariConfig
 from trpo_mpi.errors import UsageError
-from trpo_mpi.sweeps import plan, results
+from trpo_mpi.sweeps import machine, plan, results
 
 SWEEP = [sys.executable, "-m", "trpo_mpi.sweep"]
 TINY = "--max-iterations 2 --timesteps-per-batch 256"
@@ -381,6 +381,22 @@ def test_ranks_of_a_run(tmp_path: Path) -> None:
     assert result.returncode == 0, result.stdout
     record = json.loads((tmp_path / "runs/CartPole-v1-s0/config.json").read_text(encoding="utf-8"))
     assert record["ranks"] == 2
+
+
+@pytest.mark.parametrize("ranks", ["1", None])
+def test_runs_are_no_ranks_of_the_step_that_the_sweep_is(
+    ranks: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As by `srun -n1`; outside of a step they get all that the sweep has."""
+    step = {"PMI_RANK": "0", "PMI_FD": "7", "SLURM_JOB_END_TIME": "12", "MINE": "x"}
+    step |= {} if ranks is None else {"PMI_SIZE": ranks}
+    for name, value in step.items():
+        monkeypatch.setenv(name, value)
+    given = machine.run_environment()
+    assert given["SLURM_JOB_END_TIME"] == "12"
+    assert given["MINE"] == "x"
+    assert given["I_MPI_PIN"] == "0"
+    assert ("PMI_FD" in given) == (ranks is None)
 
 
 def test_not_under_mpirun(python: Run) -> None:

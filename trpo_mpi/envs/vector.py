@@ -143,7 +143,7 @@ class ColumnEnvs(gym.vector.VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
                     if GAME in own:
                         games[i] = own[GAME]
                     if not np.isfinite(final_obs[i]).all():
-                        _refuse("observation", self._where(i), final_obs[i])
+                        _refuse("an observation", self._where(i), final_obs[i])
                     observations[i] = self._flat(env.reset()[0], i)
             except EnvironmentFault:
                 raise
@@ -191,10 +191,10 @@ def check_finite(
         return
     for i, observation in enumerate(observations):
         if not np.isfinite(observation).all():
-            _refuse("observation", where(i), observation)
+            _refuse("an observation", where(i), observation)
         if not np.isfinite(rewards[i]):
-            _refuse("reward", where(i), rewards[i])
+            _refuse("a reward", where(i), rewards[i])
 
 
 def _refuse(what: str, where: str, value: Any) -> NoReturn:
-    raise EnvironmentFault(f"a {what} is not finite {where}: {value}")
+    raise EnvironmentFault(f"{what} is not finite {where}: {value}")

@@ -37,7 +37,7 @@ def cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def _environment() -> dict[str, str]:
+def run_environment() -> dict[str, str]:
     """Environment variables of a run: not those that make this process a rank, if it is one."""
     environment = dict(os.environ)
     if startup.launched() != startup.ALONE:
@@ -164,7 +164,7 @@ class Queue:
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
                 pass_fds=(self._held,),
-                env=_environment(),
+                env=run_environment(),
             )
             return Job(run, process, time.monotonic(), begin)
 
