@@ -492,7 +492,9 @@ class PPO(TRPO):
         policy, env, verbose, more: as in `TRPO`; `tensorboard_log` is one of `more`.
         gamma, timesteps_per_batch, lam, entcoeff, clip_range, policy_iters, policy_batch,
             policy_stepsize, vf_stepsize, vf_iters, vf_batch: as the `Config` fields of the same
-            names; counts are over all ranks, and the defaults are Stable-Baselines3's.
+            names; counts are over all ranks, and the defaults are Stable-Baselines3's. With
+            convolutions the critic shares the policy's encoder and its minibatches; then those
+            of the critic have no effect.
     """
 
     def __init__(
