@@ -60,7 +60,7 @@ def test_gradient_is_that_of_half_the_squared_error_of_the_chosen_steps() -> Non
     phi = tf.Variable(critic.phi[None])
     for column in range(2):
         with tf.GradientTape() as tape:
-            network = critic._network
+            network = critic.network
             seen = observations[column, [5, 1, 6]][None]
             values = network(network.weights(phi), seen, nothing(seen))[0]
             loss = 0.5 * tf.reduce_sum((values - targets[column, [5, 1, 6]]) ** 2)
@@ -118,7 +118,7 @@ def test_steps_that_do_not_count_change_nothing() -> None:
     critic = make_critic(rows=11)
     phi = critic.phi
     critic.fit(data, nothing(data), targets, counted, 1e-3, 1, stream, Communicator(None, 2))
-    network = critic._network
+    network = critic.network
     weights = tf.Variable(phi[None])
     with tf.GradientTape() as tape:
         seen = data[:, :11][counted][None]

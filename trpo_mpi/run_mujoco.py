@@ -2,7 +2,7 @@
 
 python -m trpo_mpi.run_mujoco                                       one process, no MPI needed
 mpirun -np 16 python -m trpo_mpi.run_mujoco --env Hopper-v4         16 ranks
-srun --mpi=pmi2 -n 32 python -m trpo_mpi.run_mujoco --env Ant-v4    in a Slurm job, with MPICH
+srun --mpi=pmi2 --kill-on-bad-exit=1 -n 32 python -m trpo_mpi.run_mujoco    in a Slurm job
 """
 
 from trpo_mpi.parallel import startup

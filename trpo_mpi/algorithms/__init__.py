@@ -13,7 +13,12 @@ if TYPE_CHECKING:
 
 
 def make_update(
-    policy: Policy, config: Config, grid: Grid, columns: int, steps: int | None, critic: Critic
+    policy: Policy,
+    config: Config,
+    grid: Grid,
+    columns: int,
+    steps: int | None,
+    critic: Critic | None = None,
 ) -> PolicyUpdate:
     """Make the policy update that `config.algo` names; for the sizes see `PolicyKernels`.
 
