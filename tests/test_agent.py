@@ -341,6 +341,28 @@ def test_an_environment_that_others_have_stepped_begins_new_episodes(vector: boo
     assert [float(length) for length in counters.lengths] == list(counters.returns)
 
 
+def test_no_time_steps_and_no_episodes_are_refused() -> None:
+    model = small().learn(64)
+    for number in (0, -5):
+        with pytest.raises(ValueError, match=f"total_timesteps is {number}; it must be 1 or more"):
+            model.learn(number)
+    with pytest.raises(ValueError, match="n_eval_episodes is 0; it must be 1 or more"):
+        evaluate_policy(model, "CartPole-v1", 0)
+    assert bits(model) == bits(small().learn(64))
+
+
+def test_without_a_seed_it_is_the_default() -> None:
+    """And not another one on every rank."""
+    assert bits(small(seed=None).learn(64)) == bits(small().learn(64))
+
+
+def test_learning_that_has_reached_a_limit_says_so(capsys: pytest.CaptureFixture[str]) -> None:
+    model = small(max_iterations=2).learn(256)
+    assert capsys.readouterr().err == ""
+    model.learn(256)
+    assert capsys.readouterr().err.startswith("note: nothing is learnt: ")
+
+
 def test_limits_that_a_run_has_reached_are_not_inherited(tmp_path: Path) -> None:
     model = small(max_iterations=1).learn(256)
     model.save(tmp_path / "model")

@@ -41,7 +41,7 @@ def test_defaults_are_in_their_ranges() -> None:
         ("vf_final_stepsize", 2.0, "a number above 0 and up to 1"),
         ("max_iterations", 0, "a whole number from 1 to"),
         ("max_episodes", 0, "a whole number from 1 to"),
-        ("env_timeout", 0.5, "a number of 1 or more"),
+        ("env_timeout", 0.5, "a number from 1 to 10^9"),
         ("stop_return", float("nan"), "a finite number"),
         ("init_logstd", float("inf"), "a finite number"),
         ("drift_check_every", -1, "a whole number from 0 to"),

@@ -16,6 +16,7 @@ from toy_training import toy_trainer
 
 from trpo_mpi import memory
 from trpo_mpi.config import AtariConfig, Config
+from trpo_mpi.envs.capture import find_fault
 from trpo_mpi.envs.make import make_env, time_limit
 from trpo_mpi.envs.spaces import Spaces
 from trpo_mpi.errors import UsageError
@@ -135,6 +136,18 @@ def test_memory_of_the_longest_episodes_is_asked_for(monkeypatch: pytest.MonkeyP
     assert memory.check_batch(config, grid, spaces, 1, 20) is None
 
 
+class Parts(Counter):
+    """Observes [5], [6] and [7], under names between which `time` would be sorted."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        one = gym.spaces.Box(0, 10, (1,), np.float64)
+        self.observation_space = gym.spaces.Dict({"v": one, "u": one, "a": one})  # type: ignore[assignment]
+
+    def observe(self) -> Any:
+        return {"u": np.full(1, 6.0), "v": np.full(1, 7.0), "a": np.full(1, 5.0)}
+
+
 def test_time_feature() -> None:
     env = make_env("CartPole-v1", time_feature=True)
     first, _ = env.reset(seed=0)
@@ -142,6 +155,11 @@ def test_time_feature() -> None:
     shares = [first[4], *(env.step(0)[0][4] for _ in range(3))]
     assert shares == pytest.approx([0, 1 / 500, 2 / 500, 3 / 500])
     assert env.reset()[0][4] == 0
+    gym.register("Parts-v0", Parts, max_episode_steps=20)
+    parts = make_env("Parts-v0", time_feature=True)
+    assert parts.reset(seed=1)[0].tolist() == [5, 6, 7, 0]  # a, u, v
+    assert parts.step(0)[0].tolist() == pytest.approx([5, 6, 7, 0.05])
+    assert find_fault(lambda: make_env("Parts-v0", time_feature=True), lambda: None) is None
     with pytest.raises(UsageError, match="--time-feature: toy_envs:Counter-v0 has no time limit"):
         make_env("toy_envs:Counter-v0", time_feature=True)
     with pytest.raises(UsageError, match="not images"):

@@ -128,6 +128,8 @@ class TRPO:
         settings = STABLE_BASELINES | {key: named[key] for key in SETTINGS & set(named)} | more
         if settings.get("episodes_per_batch") is not None:
             settings["timesteps_per_batch"] = None
+        if settings.get("seed") is None:  # Stable-Baselines' default
+            settings["seed"] = Config.seed
         settings = {key: _plain(x) for key, x in settings.items()}
         settings["gpu"] = str(settings.get("gpu", Config.gpu))
         if not isinstance(settings.get("network"), str | None):
@@ -194,6 +196,8 @@ class TRPO:
         Returns this model.
         """
         total_timesteps = int(total_timesteps)
+        if total_timesteps < 1:
+            raise UsageError(f"total_timesteps is {total_timesteps}; it must be 1 or more")
         if seed is not None and seed != self.config.seed:
             self._reseed(seed)
         if self._trainer is None:
@@ -207,6 +211,8 @@ class TRPO:
             trainer.schedule_timesteps = total_timesteps
         trainer.config = replace(trainer.config, num_timesteps=done + total_timesteps)
         shown = None
+        if trainer.comm.is_root and (reached := trainer.finished()) is not None:
+            print(f"note: nothing is learnt: {reached}", file=sys.stderr, flush=True)
         if self.verbose and trainer.comm.is_root:
             shown = Display(trainer.config.num_timesteps, done)
         if self.tensorboard_log is not None and trainer.comm.is_root and self._events is None:
@@ -572,6 +578,8 @@ def evaluate_policy(
     After an evaluation in the environment that the model trains in, training starts new episodes
     there.
     """
+    if n_eval_episodes < 1:
+        raise UsageError(f"n_eval_episodes is {n_eval_episodes}; it must be 1 or more")
     number = env.num_envs if isinstance(env, gym.vector.VectorEnv) else 1
     envs = given.columns_of(env, range(number), model.make_env)
     model.check_spaces(Spaces.of(envs))

@@ -26,7 +26,7 @@ class Range:
 
 
 Positive = Annotated[float, Range("a number above 0", lambda x: x > 0)]
-Seconds = Annotated[float, Range("a number of 1 or more", lambda x: x >= 1)]
+Seconds = Annotated[float, Range("a number from 1 to 10^9", lambda x: 1 <= x <= 10**9)]
 NonNegative = Annotated[float, Range("a number of 0 or more", lambda x: x >= 0)]
 Fraction = Annotated[float, Range("a number above 0 and up to 1", lambda x: 0 < x <= 1)]
 Discount = Annotated[float, Range("a number from 0 to 1", lambda x: 0 <= x <= 1)]
@@ -90,7 +90,8 @@ class Config:
     """Your own network in place of the Mlp or Cnn, as module:function or by its registered name: a
     function from Keras tensors to features. [default: none]"""
     net_arch: tuple[Count, ...] = (64, 64)
-    """Mlp: units of each hidden layer, for the policy and for the critic."""
+    """Mlp: units of each hidden layer, for the policy and for the critic. (Without a value: none, a
+    linear policy.)"""
     size_multiple: Count | None = None
     """Mlp: instead of --net-arch, three hidden layers sized by the environment: this multiple of
     the observation's size (Coady uses 10), 10 x the action's size (the critic: 5), and between them

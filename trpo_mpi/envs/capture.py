@@ -135,7 +135,7 @@ class _Reader:
             if _is(value, name):
                 return {name: read(value)}
         if not _python_object(value) or any(_is(value, name) for name in _HANDLES):
-            raise UnknownStateError(f"{path} is a {type(value).__module__}.{type(value).__name__}")
+            raise UnknownStateError(f"{path} is a {_module(value)}.{type(value).__name__}")
         attributes = {k: self.read(v, f"{path}.{k}") for k, v in vars(value).items()}
         return {"object": type(value).__qualname__, "attributes": attributes}
 
@@ -254,7 +254,12 @@ def _constant(value: Any) -> bool:
 
 
 def _picture(value: Any) -> bool:
-    return type(value).__module__.startswith(_PICTURES)
+    return _module(value).startswith(_PICTURES)
+
+
+def _module(value: Any) -> str:
+    """Where the type of `value` comes from; some types of extensions, as Box2D's, do not say."""
+    return str(getattr(type(value), "__module__", ""))
 
 
 def _python_object(value: Any) -> bool:

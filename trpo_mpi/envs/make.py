@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import gymnasium as gym
-from gymnasium.wrappers import TimeAwareObservation
+from gymnasium.wrappers import FlattenObservation, TimeAwareObservation
 
 from trpo_mpi.config import Atari, AtariConfig, Config
 from trpo_mpi.envs import atari as games
@@ -45,16 +45,21 @@ def make_env(
         # The passive checker checks only the first step, but takes 3 % of all others.
         with _mujoco_warns_as_gymnasium():
             env = gym.make(env_id, disable_env_checker=True, **mode)
-        return TimeAwareObservation(env, normalize_time=True) if time_feature else env
-    except ValueError:
-        if not time_feature:
-            raise
-        raise UsageError(f"--time-feature: {env_id} has no time limit") from None
     except gym.error.UnregisteredEnv:
         raise UsageError(f"--env {env_id}: {_unknown(env_id)}") from None
     except (gym.error.Error, ImportError) as error:
         reason = " ".join(str(error).split())
         raise UsageError(f"--env {env_id} can't be made: {reason}") from None
+    if not time_feature:
+        return env
+    if env.spec is None or env.spec.max_episode_steps is None:
+        raise UsageError(f"--time-feature: {env_id} has no time limit")
+    if isinstance(env.observation_space, gym.spaces.Dict):
+        env = FlattenObservation(env)  # or the time would stand where its name is sorted to
+    try:
+        return TimeAwareObservation(env, normalize_time=True)
+    except (ValueError, AssertionError) as error:
+        raise UsageError(f"--time-feature: {env_id} can't have one: {error}") from None
 
 
 @contextlib.contextmanager
@@ -95,8 +100,10 @@ def time_limit(env_id: str, atari: Atari | None) -> int | None:
     """Maximum number of time steps in an episode; None if unknown."""
     if atari is not None:
         return atari.max_frames // atari.frame_skip
-    spec = gym.registry.get(env_id.rpartition(":")[2])
-    return None if spec is None else spec.max_episode_steps
+    try:
+        return gym.spec(env_id).max_episode_steps  # of the newest version, if the id has none
+    except (gym.error.Error, ImportError):
+        return None
 
 
 @contextlib.contextmanager

@@ -2,6 +2,7 @@
 
 import dataclasses
 import difflib
+import functools
 import itertools
 import re
 import typing
@@ -15,6 +16,7 @@ from trpo_mpi.envs.atari import is_atari
 from trpo_mpi.envs.make import check_env, quiet_gymnasium
 from trpo_mpi.errors import UsageError
 from trpo_mpi.grid import batch_grid
+from trpo_mpi.policies.policy import Architecture
 from trpo_mpi.run_directory import checkpoint
 from trpo_mpi.run_directory.progress import evaluated
 from trpo_mpi.state import Counters
@@ -138,6 +140,7 @@ def plan(
         if name in OWN or name in varied:
             raise UsageError(f"{flag(name)} behind --: {OWN.get(name, '--vary has it')}")
     quiet_gymnasium()
+    spaces_of = functools.cache(check_env)
     runs: list[Run] = []
     for env in dict.fromkeys(envs):
         module = AtariConfig.command if is_atari(env) else Config.command
@@ -145,8 +148,9 @@ def plan(
             own = [w for part in zip(varied, values, strict=True) for w in _flags(module, *part)]
             config = _settings(module, ["--env", env, *common, *own])
             batch_grid(config, ranks)
-            if not any(run.config.env == env and run.config.atari == config.atari for run in runs):
-                check_env(env, False, config.atari, config.time_feature)
+            spaces = spaces_of(env, False, config.atari, config.time_feature)
+            if config.network is None:
+                Architecture.of(config).make_policy(spaces.observation, spaces.action)
             if "num_timesteps" not in [*named, *varied]:  # or an earlier start's would hold
                 own = ["--num-timesteps", str(config.num_timesteps), *own]
             words = [env.rpartition(":")[2], *map(_word, varied, values)]
@@ -154,6 +158,7 @@ def plan(
             for seed in numbers:
                 place = outdir / f"{name}-s{seed}"
                 whole = dataclasses.replace(config, seed=seed, outdir=str(place))
+                whole.validate()
                 runs.append(Run(whole, values, (*common, *own)))
     _check_different(runs)
     return sorted(runs, key=lambda run: numbers.index(run.config.seed))
