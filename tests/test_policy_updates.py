@@ -175,6 +175,23 @@ def test_ppo_trains_the_critic_that_shares_its_encoder(kind: str) -> None:
     assert len(trainer._update.adam.m) == len(trainer.theta) + len(trainer.critic.phi) - size
 
 
+def test_a_run_goes_on_with_another_share() -> None:
+    """With --allow-changes: from two encoders to one, and back, Adam beginning anew."""
+    small: dict[str, Any] = {"num_envs": 2, "timesteps_per_batch": 32, "policy_batch": 16}
+    small |= {"algo": "ppo", "num_timesteps": 4 * 32}
+    two, one, again = (toy_trainer(Counter, vf_coef=x, **small) for x in (0.0, 0.5, 0.0))
+    for before, after in ((two, one), (one, again)):
+        for _ in range(2):
+            before.iterate()
+        after.resume(before.model(), None, before.state(), before.column_states())
+        size = after.policy.encoder_size
+        assert np.array_equal(after.critic.phi[:size], after.theta[:size])
+        assert np.array_equal(after.theta, before.theta)
+        assert after._update.adam is not None
+        assert after._update.adam.steps == 0
+        after.iterate()
+
+
 def test_two_encoders_stay_two_unless_they_are_convolutional() -> None:
     weights = {
         (algo, policy, given): Config(algo=algo, policy=policy, vf_coef=given).shared_vf_coef

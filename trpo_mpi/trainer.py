@@ -107,9 +107,7 @@ class Trainer:
         rows, both = grid.rows(config.vf_batch), config.vf_two_batches
         self.critic = Critic(network, start.phi, own, steps, rows, config.vf_clip, both)
         self._update = make_update(self.policy, config, grid, own, steps, self.critic)
-        if config.shared_vf_coef:
-            size = self.policy.encoder_size
-            self.critic.phi = np.concatenate([self.theta[:size], start.phi[size:]])
+        self._share_encoder()
         # Draws time steps, the same on all ranks.
         self._shared_stream = np.random.default_rng(seed_sequence(config.seed, ROWS))
         self._envs = envs
@@ -128,6 +126,12 @@ class Trainer:
         self.started = time.perf_counter()
         self._mpi_seconds = np.nan
         """Seconds that this rank spent in MPI in the last iteration."""
+
+    def _share_encoder(self) -> None:
+        """Give the critic the policy's encoder, if both are trained together."""
+        if self.config.shared_vf_coef:
+            size = self.policy.encoder_size
+            self.critic.phi = np.concatenate([self.theta[:size], self.critic.phi[size:]])
 
     def _padded(self, batch: Batch) -> int:
         """Time steps to which the arrays of a batch are padded, T."""
@@ -486,6 +490,7 @@ class Trainer:
         Returns how many of this rank's environments had to start a new episode.
         """
         self.theta, self.critic.phi = model.theta, model.phi
+        self._share_encoder()
         self.normalizer, self.return_moments = model.normalizer, model.return_moments
         self.critic.adam.resume(model.adam)
         if "policy_update" in state:  # the first checkpoints, TRPO's alone, carried nothing here

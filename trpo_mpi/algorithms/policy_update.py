@@ -127,8 +127,8 @@ class PolicyUpdate:
         return {"adam": self.adam.tree()} if self.adam else {}
 
     def resume(self, tree: dict[str, Any]) -> None:
-        """Restore the state that `tree` returned."""
-        if self.adam:
+        """Restore the state that `tree` returned, unless other parameters were stepped then."""
+        if self.adam and len(tree["adam"]["m"]) == len(self.adam.m):
             self.adam.resume(tree["adam"])
 
 

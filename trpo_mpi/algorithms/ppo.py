@@ -63,13 +63,12 @@ class Ppo(PolicyUpdate):
         A `critic` that is given shares the policy's encoder, and is trained here.
         """
         self._policy, self._critic = policy, critic
-        kernels = PpoKernels(policy, columns, steps, grid.rows(config.policy_batch), config, critic)
-        self.adam: Adam = Adam(kernels.network.num_parameters, EPSILON)
         self._config = config
         self._recurrent = policy.state_size > 0
-        self._minibatch_rows = grid.rows(config.policy_batch)
+        self._minibatch_rows = rows = grid.rows(config.policy_batch)
         self._varies = steps is None
-        self._kernels = kernels
+        self._kernels = PpoKernels(policy, columns, steps, rows, config, critic)
+        self.adam: Adam = Adam(self._kernels.network.num_parameters, EPSILON)
 
     def step(
         self, theta: np.ndarray, batch: PolicyBatch, comm: Communicator, stage: Stage
@@ -86,7 +85,7 @@ class Ppo(PolicyUpdate):
         if self._varies:
             size = rows_per_minibatch(size, batch.counted)
         more = {"policy_stepsize": stepsize, "clip_range": clip}
-        policys, encoder = self._policy.num_parameters, self._policy.encoder_size
+        encoder, end = self._policy.encoder_size, self._policy.num_parameters
         x = theta
         if self._critic is not None:
             x = np.concatenate([theta, self._critic.phi[encoder:]])
@@ -105,12 +104,12 @@ class Ppo(PolicyUpdate):
                     gradient *= config.max_grad_norm / norm
                 x = self.adam.update(x, -gradient.astype(np.float32), stepsize)
             if config.stop_kl is not None or done == passes:
-                losses = mean_losses(x[:policys], kernels, data, old, batch, comm)
+                losses = mean_losses(x[:end], kernels, data, old, batch, comm)
                 if config.stop_kl is not None and losses[1] > config.stop_kl:
                     break
         if self._critic is not None and np.isfinite(losses[1]):
-            self._critic.phi = np.concatenate([x[:encoder], x[policys:]])
-        return accept_if_finite(theta, x[:policys], losses, entropy, more)
+            self._critic.phi = np.concatenate([x[:encoder], x[end:]])
+        return accept_if_finite(theta, x[:end], losses, entropy, more)
 
 
 class PpoKernels(GradientKernels):
