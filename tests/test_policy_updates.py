@@ -209,14 +209,17 @@ def test_two_encoders_stay_two_unless_they_are_convolutional() -> None:
             Config(algo="ppo", vf_coef=0.5, **other).validate()
 
 
-def test_a_tiny_gradient_is_a_small_step_of_ppo() -> None:
-    """Of a thousandth of Adam's epsilon; with the critic's 1e-8 it would be a thousand times it."""
-    policy, theta, _ = hand_policy()
-    adam = Ppo(policy, Config(), Grid(1, 8), 1, 8).adam
-    step = adam.update(theta, np.full_like(theta, 1e-8), 1.0)
+def test_a_tiny_gradient_is_a_small_step_of_a_shared_encoder() -> None:
+    """Of a thousandth of Adam's epsilon; with another's 1e-8 it would be a thousand times it."""
+    policy, _ = make_policy(DISCRETE)
+    critic = shared_critic(policy, observation_space("MlpPolicy"), "MlpPolicy")
     # The first moments are 0.1 and 0.001 of gradient and square, and are corrected for that.
-    expected = np.sqrt(0.001) / 0.1 * 1e-9 / (np.sqrt(0.001) * 1e-8 + 1e-5)
-    np.testing.assert_allclose(step, np.full_like(theta, -expected), rtol=1e-4)
+    rate, m, root = np.sqrt(0.001) / 0.1, 1e-9, np.sqrt(0.001) * 1e-8
+    for its_critic, epsilon in ((critic, 1e-5), (None, 1e-8)):
+        adam = Ppo(policy, Config(vf_coef=0.5), Grid(3, 8), COLUMNS, STEPS, its_critic).adam
+        zeros = np.zeros_like(adam.m)
+        step = adam.update(zeros, np.full_like(zeros, 1e-8), 1.0)
+        np.testing.assert_allclose(step, -rate * m / (root + epsilon), rtol=1e-4)
 
 
 @KINDS

@@ -42,8 +42,8 @@ ITERS = 10
 STEPSIZE = 3e-4
 """Adam's initial step size, unless --policy-stepsize is given."""
 EPSILON = 1e-5
-"""Adam's epsilon, as in Baselines: gradients that are nearly zero, as behind an initial policy's
-small last layer, must not become steps of full size, which end with every ReLU inactive."""
+"""Adam's epsilon for a shared encoder, as in Baselines: gradients that are nearly zero must not
+become steps of full size, which leave ReLUs inactive."""
 
 
 class Ppo(PolicyUpdate):
@@ -68,7 +68,8 @@ class Ppo(PolicyUpdate):
         self._minibatch_rows = rows = grid.rows(config.policy_batch)
         self._varies = steps is None
         self._kernels = PpoKernels(policy, columns, steps, rows, config, critic)
-        self.adam: Adam = Adam(self._kernels.network.num_parameters, EPSILON)
+        epsilon = {} if critic is None else {"epsilon": EPSILON}
+        self.adam: Adam = Adam(self._kernels.network.num_parameters, **epsilon)
 
     def step(
         self, theta: np.ndarray, batch: PolicyBatch, comm: Communicator, stage: Stage
