@@ -68,8 +68,8 @@ class Ppo(PolicyUpdate):
         self._minibatch_rows = rows = grid.rows(config.policy_batch)
         self._varies = steps is None
         self._kernels = PpoKernels(policy, columns, steps, rows, config, critic)
-        epsilon = {} if critic is None else {"epsilon": EPSILON}
-        self.adam: Adam = Adam(self._kernels.network.num_parameters, **epsilon)
+        size = self._kernels.network.num_parameters
+        self.adam: Adam = Adam(size) if critic is None else Adam(size, EPSILON)
 
     def step(
         self, theta: np.ndarray, batch: PolicyBatch, comm: Communicator, stage: Stage

@@ -222,10 +222,15 @@ def _refuse(message: str) -> int:
 def _refuse_node(message: str) -> NoReturn:
     """End this rank, which can't wait for the others; print once per node, rank 0's first."""
     rank = launched().rank
-    time.sleep(min(0.2 * rank, 2.0))
+    _await_turn(rank)
     if rank == 0 or local_rank() == 0:
         print(message, file=sys.stderr, flush=True)
     sys.exit(2)
+
+
+def _await_turn(rank: int) -> None:
+    """Sleep for longer the higher the rank, so that rank 0 speaks first."""
+    time.sleep(min(0.2 * rank, 2.0))
 
 
 def _leave(code: int) -> NoReturn:
@@ -273,8 +278,10 @@ def abort(error: BaseException) -> NoReturn:
     """Print a failure once and end all ranks with exit code 1."""
     _, size, rank = launched()
     # A fault that all ranks share is reported by the first, whose abort ends the others' sleep.
-    shared = isinstance(error, DivergedError) and rank > 0
-    time.sleep(ABORTING if shared else min(0.2 * rank, 2.0))
+    if isinstance(error, DivergedError) and rank > 0:
+        time.sleep(ABORTING)
+    else:
+        _await_turn(rank)
     where = f"rank {rank} of {size}: "
     if isinstance(error, EnvironmentFault | DivergedError):
         line = f"{where}{error}"
