@@ -386,3 +386,16 @@ def test_settings_that_change_the_result(
         assert words in str(caught.value)
     else:
         found.check(config)
+
+
+def test_models_of_a_run_without_checkpoints_are_kept(trainer: Trainer, tmp_path: Path) -> None:
+    """A run that begins anew overwrites neither; `--which best` is not the earlier run's."""
+    write(trainer, tmp_path)
+    best = (tmp_path / "checkpoints" / "best.zip").read_bytes()
+    checkpoint.set_models_aside(tmp_path)
+    assert (tmp_path / "checkpoints" / "best.zip.old").read_bytes() == best
+    assert not (tmp_path / "checkpoints" / "best.zip").exists()
+    assert (tmp_path / "model.zip.old").exists()
+    assert not (tmp_path / "model.zip").exists()
+    checkpoint.set_models_aside(tmp_path)  # there is none
+    assert (tmp_path / "model.zip.old").exists()

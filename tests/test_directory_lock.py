@@ -7,7 +7,6 @@ from pathlib import Path
 import pytest
 from conftest import Run, started
 
-from trpo_mpi import training_command
 from trpo_mpi.config import Config
 from trpo_mpi.directory_lock import hold
 from trpo_mpi.errors import UsageError
@@ -68,17 +67,3 @@ def test_a_run_in_a_directory_that_it_has_searched_begins(tmp_path: Path) -> Non
     (tmp_path / "run" / "checkpoints" / "00000008.zip").write_bytes(b"damaged")
     directory.claim(tmp_path / "run")
     assert directory.create(config, resumes=False) == tmp_path / "run"
-
-
-def test_a_model_whose_checkpoints_are_gone_is_not_overwritten(tmp_path: Path) -> None:
-    """Unless the run was killed in its first one, which follows the model."""
-    config = Config(outdir=str(tmp_path), resume="auto")
-    (tmp_path / "model.zip").write_bytes(b"trained")
-    refused = r"--resume auto: .* has a model.zip, but no whole checkpoint"
-    with pytest.raises(UsageError, match=refused):
-        training_command._find(config)
-    (tmp_path / "checkpoints").mkdir()
-    assert training_command._find(config) is None
-    (tmp_path / "checkpoints" / "00000008.zip").write_bytes(b"damaged")
-    with pytest.raises(UsageError, match=refused):
-        training_command._find(config)

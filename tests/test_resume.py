@@ -194,7 +194,7 @@ def test_a_time_limit_stops_in_time(tmp_path: Path, python: Run, undisturbed: Pa
 
 @pytest.mark.long
 def test_damaged_checkpoints(tmp_path: Path, python: Run, undisturbed: Path) -> None:
-    """A damaged newest one is skipped; if none is whole the run starts anew, its rows set aside."""
+    """A damaged newest one is skipped; if none is whole the run begins anew, beside the old files."""
     command = ["-m", MODULE, *PENDULUM, "--outdir", "run", "--checkpoint-every", "2"]
     assert python(*command, "--max-iterations", 6).returncode == 0
     folder = tmp_path / "run" / "checkpoints"
@@ -210,11 +210,13 @@ def test_damaged_checkpoints(tmp_path: Path, python: Run, undisturbed: Path) -> 
     refused = python("-m", MODULE, "--resume", "run")
     assert refused.returncode == 2
     assert "there is no whole checkpoint in run" in refused.stderr
-    rows = (tmp_path / "run" / "progress.csv").read_bytes()
+    kept = {name: (tmp_path / "run" / name).read_bytes() for name in ("progress.csv", "model.zip")}
     result = python(*command, "--resume", "auto")
     assert result.returncode == 0, result.stderr
+    assert "run begins anew: its model.zip is now model.zip.old" in result.stderr
     check_same(tmp_path / "run", undisturbed)
-    assert (tmp_path / "run" / "progress.csv.old").read_bytes() == rows
+    for name, content in kept.items():
+        assert (tmp_path / "run" / f"{name}.old").read_bytes() == content
 
 
 @pytest.mark.long

@@ -29,6 +29,15 @@ def write_text(path: Path, text: str) -> None:
         file.write(text.encode())
 
 
+def set_aside(path: Path) -> bool:
+    """Rename a file to end in .old, if there is one; returns whether there was."""
+    try:
+        os.replace(path, path.with_name(f"{path.name}.old"))
+    except FileNotFoundError:
+        return False
+    return True
+
+
 def _sync_directory(path: Path) -> None:
     """Make a new file name survive a power failure, if the file system can."""
     try:

@@ -25,8 +25,6 @@ from trpo_mpi.parallel import startup
 from trpo_mpi.parallel.communicator import Communicator
 from trpo_mpi.policies.policy import Architecture
 from trpo_mpi.run_directory import (
-    CHECKPOINTS,
-    MODEL,
     checkpoint,
     directory,
     event_file,
@@ -114,13 +112,6 @@ def _find(config: Config) -> Checkpoint | None:
             f"--resume {path} is a file; name the run directory, or start from it by --load {path}"
         )
     found = checkpoint.newest(path)
-    # A run that was killed in its first checkpoint has a model and an empty folder for the others.
-    lost = not (path / CHECKPOINTS).exists() or checkpoint.numbered(path)
-    if found is None and config.resume == "auto" and (path / MODEL).exists() and lost:
-        raise UsageError(
-            f"--resume auto: {path} has a {MODEL}, but no whole checkpoint to go on from; name "
-            f"another --outdir, or start from the model by --load {path} there"
-        )
     if found is None and config.resume != "auto":
         raise UsageError(f"--resume {config.resume}: there is no whole checkpoint in {path}")
     if found is not None and found.settings.command != config.command:

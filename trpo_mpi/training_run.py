@@ -12,8 +12,7 @@ from trpo_mpi.formats import iteration_seconds
 from trpo_mpi.output import warn
 from trpo_mpi.parallel.communicator import Communicator
 from trpo_mpi.recording import Recorder
-from trpo_mpi.run_directory import EVALUATIONS, archive, status_file
-from trpo_mpi.run_directory.checkpoint import CheckpointWriter
+from trpo_mpi.run_directory import EVALUATIONS, archive, checkpoint, status_file
 from trpo_mpi.run_directory.event_file import EventFile
 from trpo_mpi.run_directory.progress import EvaluationsFile, GrowingFile, MonitorFile, ProgressFile
 from trpo_mpi.state import Wish
@@ -42,6 +41,8 @@ class TrainingRun:
         config, counters = trainer.config, trainer.counters
         if comm.is_root:
             kept = (counters.iteration, counters.episodes) if counters.iteration else (None, None)
+            if kept[0] is None:
+                checkpoint.set_models_aside(path)
             self._progress = ProgressFile(path, kept[0])
             self._monitor = MonitorFile(path, config.env, kept[1])
             self._files: list[GrowingFile] = [self._progress, self._monitor]
@@ -49,7 +50,7 @@ class TrainingRun:
                 self._evaluations = EvaluationsFile(path, kept[0])
                 self._files.append(self._evaluations)
             settings = dataclasses.replace(config, **trainer.grid.settings)
-            self._writer = CheckpointWriter(path, settings)
+            self._writer = checkpoint.CheckpointWriter(path, settings)
             self._recorder = Recorder(path, config, stop_request)
             self._events: EventFile | None = None
             if config.tensorboard:

@@ -25,12 +25,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from trpo_mpi.atomic_file import whole_file
+from trpo_mpi.atomic_file import set_aside, whole_file
 from trpo_mpi.config import CONFIGS, NOT_THE_RESULT, OF_ONE_START, Config, flag
 from trpo_mpi.errors import UsageError
 from trpo_mpi.model import Model
 from trpo_mpi.output import warn
-from trpo_mpi.run_directory import CHECKPOINTS, MODEL, archive, model_file
+from trpo_mpi.run_directory import BEST, CHECKPOINTS, MODEL, archive, model_file
 
 FORMAT = 1
 KEPT = 3
@@ -135,7 +135,7 @@ class CheckpointWriter:
         iteration = state["counters"]["iteration"]
         model_file.save(self._run / MODEL, model)
         if best is not None and best is not self._best:
-            model_file.save(self._folder / "best.zip", best)
+            model_file.save(self._run / BEST, best)
             self._best = best
         # Last: a run that resumes from its last iteration writes nothing more.
         with whole_file(self._folder / f"{iteration:08d}.zip") as file:
@@ -150,6 +150,13 @@ class CheckpointWriter:
     def postpone(self) -> None:
         """Give up this checkpoint, and wait until the next is due."""
         self._last = time.monotonic()
+
+
+def set_models_aside(run: Path) -> None:
+    """Keep, as *.old, the models of a run none of whose checkpoints is whole; it begins anew."""
+    for name in (MODEL, BEST):
+        if set_aside(run / name):
+            warn(f"{run} begins anew: its {name} is now {name}.old")
 
 
 def members(

@@ -19,7 +19,7 @@ from trpo_mpi.errors import UsageError
 from trpo_mpi.model import Model
 from trpo_mpi.normalization import Moments, ObservationNormalizer
 from trpo_mpi.policies.policy import POLICIES, Architecture, observation_type
-from trpo_mpi.run_directory import CHECKPOINTS, MODEL, archive
+from trpo_mpi.run_directory import BEST, CHECKPOINTS, MODEL, archive
 
 FORMAT = 1
 
@@ -93,10 +93,10 @@ def _choose(path: Path, which: str) -> Path:
             f"--which is {which!r}; it must be latest, best or a checkpoint's iteration"
         )
     folder = path / CHECKPOINTS
-    chosen = folder / ("best.zip" if which == "best" else f"{which:0>8}.zip")
+    chosen = path / BEST if which == "best" else folder / f"{which:0>8}.zip"
     if not chosen.exists():
         kept = [p.stem.lstrip("0") for p in sorted(folder.glob("*.zip")) if p.stem.isdecimal()]
-        kept += ["best"] if (folder / "best.zip").exists() else []
+        kept += ["best"] if (path / BEST).exists() else []
         raise UsageError(f"--which {which}: {path} has {', '.join(['latest', *kept])}")
     return chosen
 

@@ -10,6 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from trpo_mpi.atomic_file import set_aside
 from trpo_mpi.output import warn
 from trpo_mpi.run_directory import EVALUATIONS, MONITOR, PROGRESS
 
@@ -81,8 +82,7 @@ class GrowingFile:
             if keep is not None:
                 fault = "is damaged" if path.exists() else "is gone"
                 warn(f"{path} {fault} and begins anew")
-            if path.exists():
-                os.replace(path, path.with_name(f"{path.name}.old"))
+            set_aside(path)
             self._open("wb")
             self._end = 0  # of what precedes the pending
             self.write(head)
