@@ -194,7 +194,7 @@ def test_a_time_limit_stops_in_time(tmp_path: Path, python: Run, undisturbed: Pa
 
 @pytest.mark.long
 def test_damaged_checkpoints(tmp_path: Path, python: Run, undisturbed: Path) -> None:
-    """A damaged newest one is skipped; if none is whole the run begins anew, beside the old files."""
+    """A damaged newest one is skipped; if none is whole the run begins anew by the old files."""
     command = ["-m", MODULE, *PENDULUM, "--outdir", "run", "--checkpoint-every", "2"]
     assert python(*command, "--max-iterations", 6).returncode == 0
     folder = tmp_path / "run" / "checkpoints"
