@@ -411,7 +411,9 @@ class Trainer:
             self.return_moments.merge(*pool(counts, *returns))
 
     def _optimisers(self) -> list[Adam]:
-        return [self.critic.adam, *([self._update.adam] if self._update.adam else [])]
+        """Those that are in use: the policy's fits a critic that shares its encoder as well."""
+        critic = None if self.config.shared_vf_coef else self.critic.adam
+        return [adam for adam in (critic, self._update.adam) if adam is not None]
 
     def _parameters(self) -> list[np.ndarray]:
         """Parameters and Adam's moments, equal on all ranks, as float32 vectors."""
