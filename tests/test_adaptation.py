@@ -104,6 +104,9 @@ def test_without_adaptation_a_resumed_run_takes_the_settings() -> None:
     fixed = adaptation("none", 0.005)
     fixed.resume(adaptation("none", 0.009, 5000).tree())
     assert (fixed.max_kl, fixed.horizon) == (0.005, 500)
+    begins = adaptation("both", 0.002, 2000)
+    begins.resume(adaptation("none", 0.02, 5000).tree())
+    assert (begins.max_kl, begins.horizon) == (0.002, 100)
 
 
 @pytest.mark.parametrize(

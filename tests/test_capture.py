@@ -233,6 +233,16 @@ def test_a_state_of_another_environment_is_refused() -> None:
         restore(other, capture(one))
 
 
+def test_a_wrapper_that_has_been_asked_for_its_spec() -> None:
+    asked, other = (gym.make("CartPole-v1") for _ in range(2))
+    assert asked.spec is not None
+    for source, target in ((asked, other), (other, asked)):
+        source.reset(seed=3)
+        target.reset()
+        restore(target, capture(source))
+        assert np.array_equal(source.step(1)[0], target.step(1)[0])
+
+
 def test_a_window_belongs_to_the_start_and_not_to_the_state() -> None:
     """A run resumed with `--render` draws, and one resumed without it does not."""
     windowed, plain = (gym.make("CartPole-v1", render_mode=mode) for mode in ("rgb_array", None))

@@ -6,7 +6,7 @@ import re
 import pytest
 from conftest import Run
 
-from trpo_mpi.command_line import parse
+from trpo_mpi.command_line import parse, training_settings, unused_flags
 from trpo_mpi.config import Config, flag
 from trpo_mpi.errors import UsageError
 
@@ -15,6 +15,15 @@ MODULE = "trpo_mpi.run_mujoco"
 
 def parsed(*arguments: str) -> Config:
     return parse(Config, "run_mujoco", list(arguments))
+
+
+def test_flags_without_effect_are_named() -> None:
+    words = "--algo ppo --max_kl=.1 --clip-range .1 --cg-iters 3".split()
+    config = training_settings("run_mujoco", words)
+    assert unused_flags(config, words) == (
+        "--max-kl, --cg-iters: without effect with --algo ppo --policy MlpPolicy"
+    )
+    assert unused_flags(config, words[:2]) is None
 
 
 def test_no_arguments_are_the_defaults() -> None:

@@ -43,7 +43,16 @@ def test_defaults_are_in_their_ranges() -> None:
         ("max_episodes", 0, "a whole number from 1 to"),
         ("env_timeout", 0.5, "a number from 1 to 10^9"),
         ("stop_return", float("nan"), "a finite number"),
-        ("init_logstd", float("inf"), "a finite number"),
+        ("init_logstd", float("inf"), "a number from -20 to 20"),
+        ("init_logstd", 100.0, "a number from -20 to 20"),
+        ("net_arch", 64, "a list"),
+        ("policy_iters", 2.5, "a whole number from 1 to"),
+        ("timesteps_per_batch", 2048.0, "a whole number from 1 to"),
+        ("vf_iters", True, "a whole number from 0 to"),
+        ("vf_iters", None, "a whole number from 0 to"),
+        ("gamma", "0.9", "a number from 0 to 1"),
+        ("max_kl", 10**400, "a number above 0"),
+        ("normalize_returns", "no", "True or False"),
         ("drift_check_every", -1, "a whole number from 0 to"),
         ("frame_stack", 101, "a whole number from 1 to 100"),
         ("max_frames", 2**31, "a whole number from 1 to 10^9"),
@@ -94,7 +103,7 @@ def test_the_edges_of_the_ranges_are_allowed(settings: dict[str, Any]) -> None:
 
 @pytest.mark.parametrize("kind", CONFIGS.values())
 def test_every_number_has_a_range(kind: type[Config]) -> None:
-    """Except the two that may be any number, and flags."""
+    """Except the one that may be any number, and flags."""
     hints = typing.get_type_hints(kind, include_extras=True)
     fields = {field.name: repr(hints[field.name]) for field in dataclasses.fields(kind)}
     free = [
@@ -102,7 +111,26 @@ def test_every_number_has_a_range(kind: type[Config]) -> None:
         for name, hint in fields.items()
         if ("int" in hint or "float" in hint) and "Range" not in hint
     ]
-    assert free == ["init_logstd", "stop_return"]
+    assert free == ["stop_return"]
+
+
+@pytest.mark.parametrize(
+    ("settings", "given", "idle"),
+    [
+        ({}, "max_kl gamma clip_range policy_iters", "clip_range policy_iters"),
+        ({"algo": "npg"}, "max_kl cg_iters line_search_steps", "line_search_steps"),
+        ({"algo": "ppo"}, "clip_range vf_coef vf_iters max_kl cg_iters", "max_kl cg_iters"),
+        ({"algo": "ppo", "vf_coef": 0.5}, "vf_iters vf_clip", "vf_iters"),
+        ({"algo": "kl-penalty"}, "max_kl policy_iters policy_batch", "policy_batch"),
+        ({"adapt": "kl"}, "adapt max_kl final_max_kl", "final_max_kl"),
+        ({"policy": "CnnPolicy"}, "cnn net_arch lstm_units", "net_arch lstm_units"),
+        ({"policy": "MlpLstmPolicy"}, "cnn net_arch lstm_units", "cnn"),
+        ({"network": "m:f"}, "activation", "activation"),
+        ({"load": "x"}, "init_logstd seed", "init_logstd"),
+    ],
+)
+def test_settings_without_effect(settings: dict[str, Any], given: str, idle: str) -> None:
+    assert Config(**settings).unused(given.split()) == idle.split()
 
 
 @pytest.mark.parametrize(

@@ -36,7 +36,7 @@ from trpo_mpi.algorithms.policy_update import CriticBatch, PolicyBatch, Stage
 from trpo_mpi.algorithms.ppo import Ppo, PpoKernels
 from trpo_mpi.algorithms.trpo import Npg, trpo_step
 from trpo_mpi.config import Config
-from trpo_mpi.errors import UsageError
+from trpo_mpi.errors import DivergedError, UsageError
 from trpo_mpi.grid import Grid
 from trpo_mpi.parallel.communicator import Communicator
 from trpo_mpi.policies.policy import Architecture, Policy, ValueNetwork
@@ -78,7 +78,7 @@ def test_clipped_gradient_is_that_of_the_formula(space: gym.Space[Any], kind: st
     data = kernels.data(batch)
     _, old = kernels.old(theta, data)
     new, few = moved(policy, theta), of_window(batch, rows)
-    others = kernels.others(data, old, batch)
+    others = kernels.extra_inputs(data, old, batch)
     given = np.concatenate(kernels.clipped_gradient(new, 0.1, rows, batch, data, others))
     variable = tf.Variable(new.astype(np.float64))
     with tf.GradientTape() as tape:
@@ -127,7 +127,7 @@ def test_a_shared_encoder_gets_both_gradients(kind: str, clip: float | None) -> 
     head = critic.phi[encoder:]
     both, surrogate = (
         np.concatenate(
-            k.clipped_gradient(x, 0.1, rows, batch, data, k.others(data, old, batch))
+            k.clipped_gradient(x, 0.1, rows, batch, data, k.extra_inputs(data, old, batch))
         ).sum(0, dtype=np.float64)
         for k, x in ((kernels, np.concatenate([theta, head])), (alone, theta))
     )
@@ -190,6 +190,37 @@ def test_a_run_goes_on_with_another_share() -> None:
         assert after._update.adam is not None
         assert after._update.adam.steps == 0
         after.iterate()
+
+
+def test_a_loaded_critic_with_its_own_encoder_begins_anew(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """Its last layer was fitted to that; a critic that already shares the policy's stays."""
+    small: dict[str, Any] = {"num_envs": 2, "timesteps_per_batch": 32, "num_timesteps": 4 * 32}
+    other, fresh = (toy_trainer(Counter, algo=algo, **small) for algo in ("trpo", "ppo"))
+    for _ in range(2):
+        other.iterate()
+    small |= {"algo": "ppo", "vf_coef": 0.5}
+    sharing = toy_trainer(Counter, start=other.model(), **small)
+    assert "warning: the critic begins anew" in capsys.readouterr().err
+    size = sharing.policy.encoder_size
+    assert np.array_equal(sharing.critic.phi[:size], other.theta[:size])
+    assert np.array_equal(sharing.critic.phi[size:], fresh.critic.phi[size:])
+    sharing.iterate()
+    again = toy_trainer(Counter, start=sharing.model(), **small)
+    assert np.array_equal(again.critic.phi, sharing.critic.phi)
+    toy_trainer(Counter, **small)
+    assert not capsys.readouterr().err
+
+
+@pytest.mark.parametrize("algo", ["ppo", "kl-penalty"])
+def test_a_batch_without_a_finite_gradient_is_no_long_step(algo: str) -> None:
+    """Such a run would go on for ever, and never learn."""
+    small: dict[str, Any] = {"num_envs": 2, "timesteps_per_batch": 32, "normalize_returns": False}
+    trainer = toy_trainer(Counter, algo=algo, normalize_observations=False, **small)
+    trainer.theta = np.full_like(trainer.theta, np.float32(1e38))
+    with pytest.raises(DivergedError):
+        trainer.iterate()
 
 
 def test_two_encoders_stay_two_unless_they_are_convolutional() -> None:

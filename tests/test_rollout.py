@@ -288,6 +288,15 @@ def test_the_seed_is_that_of_the_spaces_too() -> None:
     assert not np.array_equal(first[0], first[1])
 
 
+def test_a_wrapper_with_a_space_of_its_own_leaves_none_unseeded() -> None:
+    def make() -> gym.Env[Any, Any]:
+        wide = gym.spaces.Box(0, 2, (3,), np.float64)
+        return gym.wrappers.TransformObservation(Sampling(), lambda x: 2 * x, wide)
+
+    first, again = (ColumnEnvs([make], range(1)).reset(seed=[3])[0] for _ in range(2))
+    assert np.array_equal(first, again)
+
+
 def test_an_info_called_game_is_the_environments_own() -> None:
     envs = ColumnEnvs([Sampling], range(1))
     envs.reset(seed=[3])

@@ -122,9 +122,11 @@ def test_a_batch_is_counted_one_way(settings: dict[str, Any]) -> None:
 
 def test_memory_of_the_longest_episodes_is_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
     config = Config(episodes_per_batch=20)
-    assert time_limit("Hopper-v4", None) == 1000
-    assert time_limit("toy_envs:Counter-v0", None) is None
-    assert time_limit("ALE/Pong-v5", AtariConfig().atari) == 27_000
+    assert time_limit(make_env("Hopper-v5"), None) == 1000
+    assert time_limit(make_env("toy_envs:Limited-v0"), None) == 7
+    assert time_limit(make_env("toy_envs:Counter-v0"), None) is None
+    assert time_limit(Counter(), None) is None
+    assert time_limit(Counter(), AtariConfig().atari) == 27_000
     grid = largest_grid(config, batch_grid(config, 1), 1000)
     assert grid.timesteps == 20_000
     spaces = Spaces(gym.spaces.Box(-1, 1, (11,)), gym.spaces.Box(-1, 1, (3,)))

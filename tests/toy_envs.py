@@ -149,3 +149,4 @@ class Strange(Counter):
 for toy in (Counter, Plain, Constant, Noisy, Faulty, Stateless, Endless, Strange):
     name = toy.__name__
     gym.register(f"{name}-v0", f"{__name__}:{name}", order_enforce=False, disable_env_checker=True)
+gym.register("Limited-v0", f"{__name__}:Endless", max_episode_steps=7)

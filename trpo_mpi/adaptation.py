@@ -59,16 +59,16 @@ class Adaptation:
         return {
             "returns": list(self._returns),
             "last": self._last,
-            "max_kl": self.max_kl,
-            "timesteps": self._timesteps,
+            "max_kl": self.max_kl if self._kl else None,
+            "timesteps": self._timesteps if self._batch else None,
         }
 
     def resume(self, tree: dict[str, Any]) -> None:
-        """Continue from the state that `tree` returned."""
+        """Continue from the state that `tree` returned, if perhaps for another `adapt`."""
         self._returns, self._last = list(tree["returns"]), tree["last"]
-        if self._kl:
+        if self._kl and tree["max_kl"] is not None:
             self.max_kl = tree["max_kl"]
-        if self._batch:
+        if self._batch and tree["timesteps"] is not None:
             self._timesteps = tree["timesteps"]
 
 

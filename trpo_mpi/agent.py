@@ -25,7 +25,7 @@ import gymnasium as gym
 import numpy as np
 
 from trpo_mpi.atomic_file import whole_file
-from trpo_mpi.config import Config
+from trpo_mpi.config import ALTERNATIVES, AtariConfig, Config
 from trpo_mpi.display import Display
 from trpo_mpi.envs import given
 from trpo_mpi.envs.adopted import AdoptedEnvs
@@ -466,7 +466,8 @@ class TRPO:
             allow_code: run the code of a user-defined network that the file holds, if any. Code
                 can do anything: only for files that you trust.
             kwargs: settings to override, as in the constructor. `LIMITS` are not inherited: the
-                run may have reached them.
+                run may have reached them. A command's model.zip has no settings of its training,
+                as its checkpoints have: they are the command's defaults.
 
         Raises `ValueError` if the environment's spaces are not the model's, and, naming the file,
         if that is missing, damaged or of a newer format.
@@ -480,7 +481,8 @@ class TRPO:
             name = _network(path, found.architecture.network, kwargs.get("network"), allow_code)
             kwargs = kwargs | {"network": name}
             found.architecture = replace(found.architecture, network=name)
-        kept = {name: getattr(settings, name) for name in SETTINGS - LIMITS}
+        replaced = {ALTERNATIVES.get(name) for name in kwargs}
+        kept = {name: getattr(settings, name) for name in SETTINGS - LIMITS - replaced}
         model = cls(**(kept | kwargs))
         found.check_fits(model.config, found.spaces, str(path))
         found.check_network(str(path))
@@ -500,7 +502,8 @@ class PPO(TRPO):
             policy_stepsize, vf_stepsize, vf_iters, vf_batch: as the `Config` fields of the same
             names; counts are over all ranks, and the defaults are Stable-Baselines3's. With
             convolutions the critic shares the policy's encoder and its minibatches; then those
-            of the critic have no effect.
+            of the critic have no effect. So it is with a `vf_coef` above 0, which in
+            Stable-Baselines3 leaves an MLP's two networks two.
     """
 
     def __init__(
@@ -540,7 +543,7 @@ def _read(path: Path) -> tuple[Model, Config, dict[str, Any] | None]:
         with zipfile.ZipFile(path) as file:
             if "settings.json" not in file.namelist():
                 model = model_file.read(file)
-                settings = Config(
+                settings = (AtariConfig if model.atari else Config)(
                     **dataclasses.asdict(model.architecture),
                     reward_scale=model.reward_scale,
                     normalize_observations=model.normalizer.moments is not None,

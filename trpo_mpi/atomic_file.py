@@ -1,5 +1,6 @@
 """Files that are written whole or not at all."""
 
+import itertools
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -29,13 +30,13 @@ def write_text(path: Path, text: str) -> None:
         file.write(text.encode())
 
 
-def set_aside(path: Path) -> bool:
-    """Rename a file to end in .old, if there is one; returns whether there was."""
-    try:
-        os.replace(path, path.with_name(f"{path.name}.old"))
-    except FileNotFoundError:
-        return False
-    return True
+def set_aside(path: Path) -> Path | None:
+    """Rename a file to end in .old, .old2, ..., if there is one; returns its new path."""
+    if not path.exists():
+        return None
+    names = (f"{path.name}.old{n if n > 1 else ''}" for n in itertools.count(1))
+    free = next(path.with_name(name) for name in names if not path.with_name(name).exists())
+    return path.rename(free)
 
 
 def _sync_directory(path: Path) -> None:

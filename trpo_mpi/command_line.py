@@ -67,13 +67,31 @@ def training_settings(module: str, arguments: list[str] | None = None) -> Config
     config = parse(kind, module, arguments)
     if config.recipe != "default":
         base = config_of(config.recipe, module, config.env)
-        given = {word.partition("=")[0].replace("_", "-") for word in arguments}
+        given = _given(kind, arguments)
         unset: dict[str, Any] = {
-            other: None for name, other in ALTERNATIVES.items() if flag(name) in given
+            other: getattr(kind, other)
+            for name, other in ALTERNATIVES.items()
+            if name in given and other not in given
         }
         config = parse(kind, module, arguments, dataclasses.replace(base, **unset))
     config.validate()
     return config
+
+
+def unused_flags(config: Config, arguments: list[str] | None = None) -> str | None:
+    """Which flags of the command line have no effect, in words; None if all have one."""
+    idle = config.unused(_given(type(config), sys.argv[1:] if arguments is None else arguments))
+    if not idle:
+        return None
+    words = ", ".join(flag(name) for name in idle)
+    of_load = " --load" if "init_logstd" in idle else ""
+    return f"{words}: without effect with --algo {config.algo} --policy {config.policy}{of_load}"
+
+
+def _given(kind: type, arguments: list[str]) -> list[str]:
+    """The fields whose flags are among the arguments."""
+    words = {word.partition("=")[0].replace("_", "-") for word in arguments}
+    return [field.name for field in dataclasses.fields(kind) if flag(field.name) in words]
 
 
 def _alone(name: str, arguments: list[str]) -> bool:
@@ -104,7 +122,7 @@ def _plainly(refusal: str, settings: type) -> str:
         name, value = match[1].replace("-", "_"), " ".join(re.findall(r"'([^']*)'", match[2]))
         hint = typing.get_type_hints(settings, include_extras=True).get(name)
         several = tuple in (typing.get_origin(part) for part in (hint, *typing.get_args(hint)))
-        words = "; ".join(limit.words for limit in ranges(hint)) or "a number"
+        words = "; ".join(limit.words for _, limit in ranges(hint)) or "a number"
         if several:
             words = f"one value or more, with spaces between them, each {words}"
         return f"{flag(name)} is {value!r}; it must be {words}"

@@ -8,8 +8,9 @@ carries the range, which `validate` checks.
 import dataclasses
 import math
 import os
+import sys
 import typing
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
@@ -30,6 +31,7 @@ Seconds = Annotated[float, Range("a number from 1 to 10^9", lambda x: 1 <= x <= 
 NonNegative = Annotated[float, Range("a number of 0 or more", lambda x: x >= 0)]
 Fraction = Annotated[float, Range("a number above 0 and up to 1", lambda x: 0 < x <= 1)]
 Discount = Annotated[float, Range("a number from 0 to 1", lambda x: 0 <= x <= 1)]
+LogStd = Annotated[float, Range("a number from -20 to 20", lambda x: -20 <= x <= 20)]
 Shrink = Annotated[float, Range("a number above 0 and below 1", lambda x: 0 < x < 1)]
 Chance = Annotated[float, Range("a number from 0 and below 1", lambda x: 0 <= x < 1)]
 Count = Annotated[int, Range("a whole number from 1 to 10^15", lambda x: 1 <= x <= 10**15)]
@@ -102,7 +104,7 @@ class Config:
     """Cnn: convolutional network of Mnih et al. 2013 (small) or 2015 (nature)."""
     lstm_units: Count = 64
     """Lstm: units of the recurrent layer."""
-    init_logstd: float = 0.0
+    init_logstd: LogStd = 0.0
     """Initial log standard deviation of a Gaussian policy (-0.5 explores less)."""
 
     # The batch: a grid of time steps by environments, whose columns are dealt out to the ranks.
@@ -280,6 +282,24 @@ class Config:
         """Whether all batches but the last have the same number of time steps."""
         return not self.adapts_batch and self.episodes_per_batch is None
 
+    def unused(self, given: Iterable[str]) -> list[str]:
+        """Those of the fields `given` that have no effect with the others."""
+        of_any = {name for names in OF_ALGO.values() for name in names.split()}
+        idle = of_any - set(OF_ALGO[self.algo].split())
+        if self.adapts_kl:
+            idle.add("final_max_kl")
+        if self.shared_vf_coef:
+            idle |= set("vf_iters vf_batch vf_stepsize vf_final_stepsize vf_two_batches".split())
+        mlp = {"net_arch", "size_multiple", "activation"}
+        if self.network is not None:
+            idle |= mlp | {"cnn"}
+        idle |= {"cnn"} if self.policy.startswith("Mlp") else mlp
+        if "Lstm" not in self.policy:
+            idle.add("lstm_units")
+        if self.load is not None:
+            idle.add("init_logstd")
+        return [name for name in given if name in idle]
+
     def validate(self) -> None:
         """Raise `UsageError` for the first field whose value is outside its range."""
         check_ranges(self)
@@ -402,10 +422,21 @@ CONFIGS = {config.command: config for config in (Config, AtariConfig)}
 
 ALTERNATIVES = {
     "net_arch": "size_multiple",
+    "size_multiple": "net_arch",
     "timesteps_per_batch": "episodes_per_batch",
     "episodes_per_batch": "timesteps_per_batch",
 }
 """Settings that replace another: beside a recipe, giving one unsets the recipe's other."""
+
+OF_ALGO = {
+    "trpo": "max_kl final_max_kl cg_iters cg_damping fisher_fraction line_search_steps "
+    "line_search_shrink",
+    "npg": "max_kl final_max_kl cg_iters cg_damping fisher_fraction",
+    "ppo": "policy_iters policy_stepsize policy_final_stepsize policy_batch clip_range "
+    "final_clip_range stop_kl max_grad_norm vf_coef",
+    "kl-penalty": "max_kl final_max_kl policy_iters policy_stepsize",
+}
+"""The settings that are not of every --algo, by those that use them."""
 
 NOT_THE_RESULT = frozenset(
     "outdir resume allow_changes checkpoint_every env_timeout drift_check_every render gpu check "
@@ -430,11 +461,11 @@ def check_ranges(settings: Any) -> None:
         _check(field.name, getattr(settings, field.name), hints[field.name])
 
 
-def ranges(hint: Any) -> Iterator[Range]:
-    """Those in the type of a field, inside unions and tuples too."""
+def ranges(hint: Any) -> Iterator[tuple[type, Range]]:
+    """Those in the type of a field, inside unions and tuples too, with their kinds of number."""
     for part in (hint, *typing.get_args(hint)):
         limits = getattr(part, "__metadata__", ())
-        yield from (limit for limit in limits if isinstance(limit, Range))
+        yield from ((part.__origin__, limit) for limit in limits if isinstance(limit, Range))
 
 
 def check_names(settings: Any) -> None:
@@ -452,17 +483,30 @@ def check_names(settings: Any) -> None:
 
 
 def _check(name: str, value: Any, hint: Any) -> None:
-    """Check a value against the `Range` in its type, inside unions and tuples too."""
-    for limit in ranges(hint):
+    """Check a value against its type, and the `Range` in that, inside unions and tuples too."""
+    if value is None and type(None) in typing.get_args(hint):
+        return
+    if typing.get_origin(hint) is tuple and not isinstance(value, tuple):
+        raise UsageError(f"{flag(name)} is {_shown(value)}; it must be a list")
+    for kind, limit in ranges(hint):
+        # A bool is an int to Python, and an int will do for a float.
+        number = int if kind is int else (int, float)
         for x in value if isinstance(value, tuple) else (value,):
-            if x is not None and not (limit.holds(x) and math.isfinite(x)):
-                shown = str(x) if len(str(x)) <= 40 else f"{str(x)[:37]}..."
-                raise UsageError(f"{flag(name)} is {shown}; it must be {limit.words}")
+            right = isinstance(x, number) and not isinstance(x, bool)
+            if not (right and abs(x) <= sys.float_info.max and limit.holds(x)):
+                raise UsageError(f"{flag(name)} is {_shown(x)}; it must be {limit.words}")
+    if hint is bool and not isinstance(value, bool):
+        raise UsageError(f"{flag(name)} is {_shown(value)}; it must be True or False")
     if typing.get_origin(hint) is Literal and value not in typing.get_args(hint):
         allowed = ", ".join(typing.get_args(hint))
         raise UsageError(f"{flag(name)} is {value!r}; it must be one of {allowed}")
     if isinstance(value, float) and not math.isfinite(value):
         raise UsageError(f"{flag(name)} is {value}; it must be a finite number")
+
+
+def _shown(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 40 else f"{text[:37]}..."
 
 
 def flag(name: str) -> str:

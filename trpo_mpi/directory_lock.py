@@ -22,17 +22,17 @@ def hold(directory: Path, patience: float = 0.0) -> bool:
     place = directory.resolve()
     if place in _held:
         return True
-    descriptor = os.open(place / FILE, os.O_RDWR | os.O_CREAT, 0o644)
     end = time.monotonic() + patience
     while True:
+        descriptor = os.open(place / FILE, os.O_RDWR | os.O_CREAT, 0o644)
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            if time.monotonic() < end:
-                time.sleep(1.0)
-                continue
             os.close(descriptor)
-            return False
+            if time.monotonic() > end:
+                return False
+            time.sleep(1.0)  # then opened anew: the user may have deleted it meanwhile
+            continue
         except OSError:  # a file system without locks
             pass
         _held[place] = descriptor

@@ -14,10 +14,9 @@ import gymnasium as gym
 import numpy as np
 
 from trpo_mpi.config import Config
-from trpo_mpi.envs.atari import GAME
 from trpo_mpi.envs.make import check_env
 from trpo_mpi.envs.spaces import Spaces, flattener
-from trpo_mpi.envs.vector import seeded_reset
+from trpo_mpi.envs.vector import GAME, seeded_reset
 from trpo_mpi.envs.watchdog import Watchdog
 from trpo_mpi.errors import EnvironmentFault, UsageError
 from trpo_mpi.model import Model

@@ -128,6 +128,8 @@ def initial_model(config: Config, spaces: Spaces) -> Model:
         part.initialise(np.random.default_rng(seed_sequence(config.seed, key)))
         for part, key in ((policy, POLICY), (critic, CRITIC))
     )
+    if config.shared_vf_coef:
+        phi = np.concatenate([theta[: policy.encoder_size], phi[policy.encoder_size :]])
     normalised = config.normalize_observations and not policy.images
     moments = Moments.none(spaces.observation_size) if normalised else None
     return Model(

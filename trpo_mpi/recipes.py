@@ -1,11 +1,8 @@
 """Settings that repeat older systems' experiments: the choices of `--recipe`.
 
-A recipe keeps its source's batch, summed over all workers, and lays it out as a grid. It adopts
-settings but not defects: time limits are told from terminations, all ranks share one normaliser, a
-line search's result is used. Networks begin with orthogonal matrices, and where observations or
-rewards are normalised, by this project's rule (`normalization`), the first batch only initialises
-that. `differs` states all other differences from the source. Settings that a recipe does not name
-are the command's defaults.
+A recipe keeps its source's batch, summed over all workers, and lays it out as a grid. `OF_ALL`
+states in what all differ from their sources. Settings that a recipe does not name are the
+command's defaults.
 """
 
 from dataclasses import dataclass, field
@@ -24,6 +21,15 @@ PLAIN: dict[str, Any] = {
 them turn them on again."""
 
 
+OF_ALL = (
+    "A recipe has its source's settings, but not its defects: time limits are told from "
+    "terminations, all ranks share one normaliser, a line search's result is used. Networks begin "
+    "with orthogonal matrices. Where observations or rewards are normalised, it is by this "
+    "project's rule, and the first batch only initialises it. Settings that a recipe does not name "
+    "are the command's defaults."
+)
+
+
 @dataclass(frozen=True)
 class Recipe:
     """Settings with their source."""
@@ -32,7 +38,7 @@ class Recipe:
     source: str
     settings: dict[str, Any]
     differs: str = "nothing known"
-    """Differences from the source, besides those that the module's docstring names."""
+    """Differences from the source, besides those of `OF_ALL`."""
     command: str = "run_mujoco"
     by_env: dict[str, dict[str, Any]] = field(default_factory=dict)
     """Settings for single environments, by the prefix of their names."""
@@ -157,7 +163,8 @@ RECIPES = {
             "vf_batch": 500,
         },
         "the critic is a network and not linear; batches are of time steps and not of whole "
-        "episodes; the line search's result is used",
+        "episodes; the line search's result is used, and its steps shrink to 0.8, in the source to "
+        "half",
     ),
     "coady": Recipe(
         "Patrick Coady's TRPO with GAE, which is an adaptive KL penalty",
@@ -217,7 +224,8 @@ RECIPES = {
             "vf_clip": 0.2,
             "normalize_returns": True,
         },
-        "policy and critic share no layer, and only the policy's gradient is clipped; advantages "
+        "policy and critic share no layer, only the policy's gradient is clipped, and Adam's "
+        "epsilon is 1e-8, in the source 1e-5; scaled rewards are not clipped to 10; advantages "
         "are normalised over the batch, in the source over minibatches; step sizes decay to 0.01 "
         "of their initial values, in the source to 0; 16 environments of 128 steps replace one of "
         "2048",
@@ -267,7 +275,7 @@ def listing() -> str:
             lines = wrap(text, 86, break_long_words=False, break_on_hyphens=False)
             words += [f"    {title if not i else '':10}{line}" for i, line in enumerate(lines)]
         paragraphs.append("\n".join(words).replace("\u00a0", " "))
-    return "\n\n".join(paragraphs)
+    return "\n\n".join([*paragraphs, "\n".join(wrap(OF_ALL, 100))])
 
 
 def _flags(settings: dict[str, Any]) -> str:

@@ -30,6 +30,7 @@ from trpo_mpi.envs.vector import ColumnEnvs
 from trpo_mpi.grid import Grid
 from trpo_mpi.model import Model, initial_model
 from trpo_mpi.normalization import ObservationNormalizer, column_moments, pool, reward_scale
+from trpo_mpi.output import warn
 from trpo_mpi.parallel.communicator import Communicator
 from trpo_mpi.policies.acting import Actor, safe_blocks
 from trpo_mpi.policies.kernel import round_up_to_8
@@ -128,10 +129,17 @@ class Trainer:
         """Seconds that this rank spent in MPI in the last iteration."""
 
     def _share_encoder(self) -> None:
-        """Give the critic the policy's encoder, if both are trained together."""
-        if self.config.shared_vf_coef:
-            size = self.policy.encoder_size
-            self.critic.phi = np.concatenate([self.theta[:size], self.critic.phi[size:]])
+        """Give the critic the policy's encoder, if both are trained together.
+
+        What follows the encoder of its own that a critic had does not fit, and begins anew.
+        """
+        size = self.policy.encoder_size
+        encoders = self.critic.phi[:size], self.theta[:size]
+        if self.config.shared_vf_coef and not np.array_equal(*encoders):
+            if self.comm.is_root:
+                warn("the critic begins anew: the model's has an encoder of its own; see --vf-coef")
+            begun = initial_model(self.config, self.spaces).phi
+            self.critic.phi = np.concatenate([self.theta[:size], begun[size:]])
 
     def _padded(self, batch: Batch) -> int:
         """Time steps to which the arrays of a batch are padded, T."""
@@ -147,7 +155,7 @@ class Trainer:
         self._discounted = np.zeros(len(self.comm.columns))
 
     @property
-    def _first_horizon(self) -> bool:
+    def _normalisers_empty(self) -> bool:
         """Whether the normalisers are still empty: then a batch only initialises them."""
         moments = (self.normalizer.moments, self.return_moments)
         return any(m is not None and m.count == 0 for m in moments)
@@ -187,7 +195,7 @@ class Trainer:
 
         learnt: dict[str, Any] = {}
         # A batch of the caller's own environments may consist of nothing but their resets.
-        if timesteps and not self._first_horizon:
+        if timesteps and not self._normalisers_empty:
             learnt = self._learn(batch, advantages, values, gathered.counted, mean, m2 / timesteps)
         self._merge_moments(counts, gathered)
         self._broadcast()

@@ -10,7 +10,7 @@ import gymnasium as gym
 import numpy as np
 
 from trpo_mpi import display, memory, output, tensorflow_setup, video
-from trpo_mpi.command_line import parse, training_settings
+from trpo_mpi.command_line import parse, training_settings, unused_flags
 from trpo_mpi.config import CONFIGS, Config
 from trpo_mpi.envs.capture import find_fault
 from trpo_mpi.envs.make import check_env, make_env, quiet_gymnasium, time_limit
@@ -58,8 +58,8 @@ def main(module: str) -> int:
     quiet_gymnasium()  # on the other ranks as well
     if start is not None:
         start.check_fits(config, spaces, source)
-    _check_memory(config, grid, spaces, comm)
     envs = comm.everywhere(lambda: _make_envs(config, comm, fault is None, watchdog))
+    _check_memory(config, grid, envs, comm)
     evaluator = None
     if config.eval_episodes:
         env = comm.everywhere(lambda: _make_env(config))
@@ -84,6 +84,8 @@ def main(module: str) -> int:
     machine = _machine(comm, gpus) | {"exact_rows": trainer.exact_rows}
     if comm.is_root:
         print(display.banner(config, grid, machine), flush=True)
+        if (idle := unused_flags(config)) is not None:
+            output.warn(idle)
         for line in display.resume_notes(config, found, fault, restarted):
             print(line, flush=True)
     if path is None:
@@ -101,13 +103,14 @@ def _find(config: Config) -> Checkpoint | None:
     if config.resume == "never":
         return None
     path = directory.path_of(config)
-    if path.is_dir() and not config.check:
-        try:
+    try:
+        if path.is_dir() and not config.check:
             directory.claim(path)
-        except OSError as error:
-            raise UsageError(f"--resume: {path} can't be written: {error.strerror}") from None
-        checkpoint.remove_remains(path)
-    if config.resume != "auto" and path.is_file():
+            checkpoint.remove_remains(path)
+        is_file = path.is_file()
+    except OSError as error:
+        raise UsageError(f"--resume: {path} can't be written: {error.strerror}") from None
+    if config.resume != "auto" and is_file:
         raise UsageError(
             f"--resume {path} is a file; name the run directory, or start from it by --load {path}"
         )
@@ -154,10 +157,10 @@ def _try_env(config: Config, watchdog: Watchdog) -> tuple[Spaces, str | None]:
         watchdog.idle()
 
 
-def _check_memory(config: Config, grid: Grid, spaces: Spaces, comm: Communicator) -> None:
+def _check_memory(config: Config, grid: Grid, envs: ColumnEnvs, comm: Communicator) -> None:
     """Raise `UsageError` if networks or batch do not fit the nodes; warn if a batch may not."""
     ranks, columns = comm.node_sum(1), comm.node_sum(len(comm.columns))
-    limit = time_limit(config.env, config.atari)
+    spaces, limit = Spaces.of(envs), time_limit(envs.envs[0], config.atari)
     largest = largest_grid(config, grid, limit)
     comm.everywhere(lambda: memory.check_networks(config, spaces, ranks, columns))
     doubt = comm.everywhere(lambda: memory.check_batch(config, largest, spaces, ranks, columns))

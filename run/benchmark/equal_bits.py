@@ -45,7 +45,7 @@ class Update:
         self._max_kl = config.max_kl
         rows = config.vf_batch // columns
         phi = trainer.critic.phi
-        self._critic = Critic(trainer.critic._network, phi, columns, steps, rows)
+        self._critic = Critic(trainer.critic.network, phi, columns, steps, rows)
         self._epochs, self._stepsize = config.vf_iters, config.vf_stepsize
         self._theta, self._steps = trainer.theta, steps
 

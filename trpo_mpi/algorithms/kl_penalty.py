@@ -71,8 +71,10 @@ class KlPenalty(PolicyUpdate):
             rows = kernels.gradients(theta, data, old)
             try:
                 total = comm.sum_columns("penalised gradient", *rows) / n
-            except FloatingPointError:  # raised on all ranks: the step was too long
-                break
+            except FloatingPointError:  # raised on all ranks
+                if theta is first:
+                    raise
+                break  # the steps were too long
             gain, by_kl, kl = total[:p], total[p : 2 * p], total[2 * p]
             if kl > STOP * target:
                 break

@@ -79,7 +79,7 @@ class Ppo(PolicyUpdate):
         clip = stage.decayed(config.clip_range, config.final_clip_range)
         stepsize = stage.decayed(config.policy_stepsize or STEPSIZE, config.policy_final_stepsize)
         data, old, entropy = prepare(theta, kernels, batch, comm)
-        others = kernels.others(data, old, batch)
+        extra = kernels.extra_inputs(data, old, batch)
         limit = tf.constant(clip, tf.float32)
         horizon = batch.counted.shape[1]
         size = self._minibatch_rows
@@ -90,14 +90,18 @@ class Ppo(PolicyUpdate):
         x = theta
         if self._critic is not None:
             x = np.concatenate([theta, self._critic.phi[encoder:]])
+        first = x
         losses = OUT_OF_BOUNDS
         passes = config.policy_iters or ITERS
         for done in range(1, passes + 1):
             for rows in minibatches(horizon, size, stage.stream, self._recurrent):
-                gradients = kernels.clipped_gradient(x, limit, rows, batch, data, others)
+                gradients = kernels.clipped_gradient(x, limit, rows, batch, data, extra)
                 try:
                     total = comm.sum_columns("clipped gradient", *gradients)
-                except FloatingPointError:  # raised on all ranks: the step was too long
+                except FloatingPointError:  # raised on all ranks
+                    if x is first:
+                        raise
+                    # The steps were too long.
                     return accept_if_finite(theta, theta, OUT_OF_BOUNDS, entropy, more)
                 gradient = total / expected_steps(batch.counted, rows)
                 norm = float(np.sqrt(np.sum(gradient**2)))
@@ -128,23 +132,24 @@ class PpoKernels(GradientKernels):
         """For batches of `steps` time steps by `columns`; see `PolicyKernels`."""
         super().__init__(policy, columns, steps, config.entcoeff)
         self._config = config
-        self._values = critic and critic.network
-        self.network = Network(*policy.parts, *([self._values.head] if self._values else []))
+        self._value_network = critic.network if critic else None
+        heads = [self._value_network.head] if self._value_network else []
+        self.network = Network(*policy.parts, *heads)
         """Whose parameters are stepped together."""
         flat = tf.TensorSpec([self.network.num_parameters], tf.float32)
         self._padded_rows = None if steps is None else round_up_to_8(min(rows, steps))
         indices = tf.TensorSpec([self._padded_rows], tf.int32)
         own = [self.numbers(policy.state_size), indices, tf.TensorSpec([], tf.float32)]
-        others = [self.numbers(steps)]
-        if self._values:
-            sizes = [(steps, self._values.carried_size), (steps,), (steps,)]
-            others += [self.numbers(*shape) for shape in sizes]
-        self._number = len(others)
-        self._gradients = Graph(self._gradient, flat, *own, *others, *self.signature)
+        extra = [self.numbers(steps)]
+        if self._value_network:
+            sizes = [(steps, self._value_network.carried_size), (steps,), (steps,)]
+            extra += [self.numbers(*shape) for shape in sizes]
+        self._extra_inputs = len(extra)
+        self._gradients = Graph(self._gradient, flat, *own, *extra, *self.signature)
         actions = BatchTensors(*self.signature).actions
         self._log_probs = Graph(policy.distribution.log_prob, self.old_signature, actions)
 
-    def others(
+    def extra_inputs(
         self, data: list[BatchTensors], old: list[tf.Tensor], batch: PolicyBatch
     ) -> list[list[tf.Tensor]]:
         """Further inputs of each call, for all minibatches.
@@ -152,7 +157,7 @@ class PpoKernels(GradientKernels):
         These are log p(action) under the distributions `old`, (E, T), and what the critic learns.
         """
         log_probs = [self._log_probs(x, part.actions) for x, part in zip(old, data, strict=True)]
-        if not self._values:
+        if not self._value_network:
             return [[x] for x in log_probs]
         assert batch.critics is not None
         chunks = column_chunks(self.columns, *batch.critics)
@@ -165,12 +170,12 @@ class PpoKernels(GradientKernels):
         rows: np.ndarray,
         batch: PolicyBatch,
         data: list[BatchTensors],
-        others: list[list[tf.Tensor]],
+        extra: list[list[tf.Tensor]],
     ) -> list[np.ndarray]:
         """Gradient of the clipped objective, summed over the time indices `rows`: (E, P).
 
-        The parameters `flat` (P,) are those of `network`; the argument `others` is the method's
-        result for the policy that collected the batch.
+        The parameters `flat` (P,) are those of `network`; `extra` are the `extra_inputs` for the
+        policy that collected the batch.
         """
         padded = self._padded_rows or round_up_to_8(len(rows))
         chosen = np.full(padded, -1, np.int32)
@@ -180,7 +185,7 @@ class PpoKernels(GradientKernels):
             states = np.split(batch.states[:, rows[0]], len(data))
         return [
             numpy_view(self._gradients(flat, state, chosen, clip, *more, *part))
-            for state, more, part in zip(states, others, data, strict=True)
+            for state, more, part in zip(states, extra, data, strict=True)
         ]
 
     def _gradient(
@@ -193,10 +198,10 @@ class PpoKernels(GradientKernels):
     ) -> tf.Tensor:
         distribution = self.policy.distribution
         rows, valid = tf.maximum(chosen, 0), tf.cast(chosen >= 0, tf.float32)
-        whole = BatchTensors(*tensors[self._number :])
+        whole = BatchTensors(*tensors[self._extra_inputs :])
         x = BatchTensors(*(t if t is whole.state else tf.gather(t, rows, axis=1) for t in whole))
         x = x._replace(state=state)
-        before, *critics = (tf.gather(t, rows, axis=1) for t in tensors[: self._number])
+        before, *critics = (tf.gather(t, rows, axis=1) for t in tensors[: self._extra_inputs])
         weights = self.network.weights(tf.tile(flat[None], [self.columns, 1]))
         with tf.GradientTape() as tape:
             tape.watch(weights)
@@ -208,9 +213,9 @@ class PpoKernels(GradientKernels):
             gain = tf.minimum(ratio * x.advantages, clipped * x.advantages)
             if self.entcoeff:
                 gain += self.entcoeff * distribution.entropy(parameters)
-            if self._values:
+            if self._value_network:
                 learnt = CriticBatch(*critics)
-                values = self._values.of_features(parts[-1], features, learnt.memory)
+                values = self._value_network.of_features(parts[-1], features, learnt.memory)
                 error = squared_error(values, learnt.targets, learnt.before, self._config.vf_clip)
                 gain -= 0.5 * self._config.shared_vf_coef * error
             objective = tf.reduce_sum(gain * x.mask * valid)

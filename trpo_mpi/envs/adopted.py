@@ -6,9 +6,8 @@ import gymnasium as gym
 import numpy as np
 from gymnasium.vector import AutoresetMode
 
-from trpo_mpi.envs.atari import GAME
 from trpo_mpi.envs.spaces import flat_rows, flat_type, flattener
-from trpo_mpi.envs.vector import check_finite
+from trpo_mpi.envs.vector import GAME, check_finite
 from trpo_mpi.errors import EnvironmentFault, UsageError
 
 

@@ -12,12 +12,9 @@ import numpy as np
 from gymnasium.wrappers import AtariPreprocessing
 
 from trpo_mpi.config import Atari
+from trpo_mpi.envs.vector import GAME
 
 Env = gym.Env[Any, Any]
-
-GAME = "trpo_mpi.game"
-"""Key of the info with which an episode ends, if episodes are lives: return and length of the game
-that it ended, or None if that goes on. Without the key an episode is a game."""
 
 CONSOLE = "ale_py.env:AtariEnv"
 """The entry point of all ids that ale-py registers."""
@@ -47,7 +44,7 @@ def make_atari(env_id: str, settings: Atari | None = None, render_mode: str | No
 
     The channels are the stacked frames, the latest last; three per frame in colour.
 
-    When an episode ends, the info has `game`: (return, length) of the whole game, or None if only
+    When an episode ends, the info has `GAME`: (return, length) of the whole game, or None if only
     a life was lost and the game goes on. Raises `gymnasium.error.Error` for an unknown id.
     """
     register()

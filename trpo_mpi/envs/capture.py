@@ -47,8 +47,8 @@ _CONSTANT = (
 )
 # Windows and their images.
 _PICTURES = ("pygame", "glfw", "gymnasium.envs.mujoco.mujoco_rendering")
-# Whether there is a window is a matter of this start, and not of the state.
-_OF_THIS_START = "render_mode"
+# Attributes that are no state: whether there is a window, and what a wrapper keeps once asked.
+_OF_THIS_START = ("render_mode", "_cached_spec")
 
 # Python objects whose numbers only refer to state that a server in C holds.
 _HANDLES = ("pybullet_utils.bullet_client.BulletClient",)
@@ -242,7 +242,7 @@ class _Writer:
     def _object(self, old: Any, attributes: dict[str, Any], path: str) -> Any:
         own = vars(old)
         for name, state in attributes.items():
-            if name != _OF_THIS_START:
+            if name not in _OF_THIS_START:
                 own[name] = self.write(own.get(name), state, f"{path}.{name}")
         for name in set(own) - set(attributes):
             del own[name]

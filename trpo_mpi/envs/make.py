@@ -53,7 +53,10 @@ def make_env(
     if not time_feature:
         return env
     if env.spec is None or env.spec.max_episode_steps is None:
-        raise UsageError(f"--time-feature: {env_id} has no time limit")
+        raise UsageError(
+            f"--time-feature: {env_id} has no time limit; leave it out, or beside a recipe say "
+            "--no-time-feature"
+        )
     if isinstance(env.observation_space, gym.spaces.Dict):
         env = FlattenObservation(env)  # or the time would stand where its name is sorted to
     try:
@@ -96,14 +99,11 @@ def _near(env_id: str, ids: list[str]) -> str:
     return f"; near matches are {', '.join(known[n] for n in near)}" if near else ""
 
 
-def time_limit(env_id: str, atari: Atari | None) -> int | None:
+def time_limit(env: gym.Env[Any, Any], atari: Atari | None) -> int | None:
     """Maximum number of time steps in an episode; None if unknown."""
     if atari is not None:
         return atari.max_frames // atari.frame_skip
-    try:
-        return gym.spec(env_id).max_episode_steps  # of the newest version, if the id has none
-    except (gym.error.Error, ImportError):
-        return None
+    return None if env.spec is None else env.spec.max_episode_steps
 
 
 @contextlib.contextmanager

@@ -7,11 +7,14 @@ from typing import Any, NoReturn
 import gymnasium as gym
 import numpy as np
 
-from trpo_mpi.envs.atari import GAME
 from trpo_mpi.envs.capture import UnknownStateError, capture, restore
 from trpo_mpi.envs.spaces import flat_type, flattener
 from trpo_mpi.envs.watchdog import Watchdog
 from trpo_mpi.errors import EnvironmentFault, UsageError
+
+GAME = "trpo_mpi.game"
+"""Key of the info with which an episode ends, if episodes are lives: return and length of the game
+that it ended, or None if that goes on. Without the key an episode is a game."""
 
 
 class ColumnEnvs(gym.vector.VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
@@ -22,8 +25,7 @@ class ColumnEnvs(gym.vector.VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
     are not used here. This one returns flat observations of `flat_type`, an episode's final
     observation in `info["final_obs"]` {place: observation}, and names the environment that raises
     or returns a NaN. If an environment's episodes are lives of a game, its info at the end of each
-    has `game`: (return, length) of the whole game, or None while it goes on; these are collected in
-    `info["games"]` {place: game}.
+    has `GAME`: these are collected in `info["games"]` {place: game}.
 
     Args:
         makers: one function per column, which makes its environment.
@@ -172,9 +174,13 @@ def seeded_reset(
     env: gym.Env[Any, Any], seed: int | None, options: Any = None
 ) -> tuple[Any, dict[str, Any]]:
     """Start an episode; `seed` also is that of the spaces, from which an environment may sample."""
-    if seed is not None:
-        env.observation_space.seed(seed)
-        env.action_space.seed(seed)
+    layer = env
+    while seed is not None:
+        layer.observation_space.seed(seed)
+        layer.action_space.seed(seed)
+        if not isinstance(layer, gym.Wrapper):
+            break
+        layer = layer.env
     return env.reset(seed=seed, options=options)
 
 

@@ -54,7 +54,7 @@ _LAUNCHERS = (
 
 _LOCAL_RANKS = (
     *("MPI_LOCALRANKID", "OMPI_COMM_WORLD_LOCAL_RANK", "MV2_COMM_WORLD_LOCAL_RANK"),
-    *("JSM_NAMESPACE_LOCAL_RANK", "SLURM_LOCALID"),
+    *("JSM_NAMESPACE_LOCAL_RANK", "PALS_LOCAL_RANKID", "PMI_LOCAL_RANK", "SLURM_LOCALID"),
 )
 
 _OF_LAUNCHERS = (
@@ -225,6 +225,9 @@ def _refuse_node(message: str) -> NoReturn:
     _await_turn(rank)
     if rank == 0 or local_rank() == 0:
         print(message, file=sys.stderr, flush=True)
+        await_reader()
+    else:
+        time.sleep(3.0)  # the first rank to end may be the end of those that have yet to speak
     sys.exit(2)
 
 

@@ -155,8 +155,8 @@ class CheckpointWriter:
 def set_models_aside(run: Path) -> None:
     """Keep, as *.old, the models of a run none of whose checkpoints is whole; it begins anew."""
     for name in (MODEL, BEST):
-        if set_aside(run / name):
-            warn(f"{run} begins anew: its {name} is now {name}.old")
+        if (kept := set_aside(run / name)) is not None:
+            warn(f"{run} begins anew: its {name} is now {kept.name}")
 
 
 def members(
@@ -196,9 +196,10 @@ def numbered(run: Path) -> list[Path]:
 
 def remove_remains(run: Path) -> None:
     """Remove what interrupted writes have left in a run directory that no other process uses."""
-    for path in [*run.glob(".*.tmp"), *(run / CHECKPOINTS).glob(".*.tmp")]:
+    for folder in (run, run / CHECKPOINTS):
         with contextlib.suppress(OSError):
-            path.unlink()
+            for path in folder.glob(".*.tmp"):
+                path.unlink()
 
 
 def newest(run: Path) -> Checkpoint | None:
@@ -259,8 +260,9 @@ def _settings(file: zipfile.ZipFile) -> tuple[Config, dict[str, Any]]:
     kind = CONFIGS[header.get("command", Config.command)]  # the first versions did not store it
     known = {field.name for field in dataclasses.fields(kind)}
     given = {name: x for name, x in header["settings"].items() if name in known}
-    given.setdefault("vf_coef", 0.0)  # the first versions had two networks
     given = {name: tuple(x) if isinstance(x, list) else x for name, x in given.items()}
     settings = kind(**given)
+    if "vf_coef" not in given and settings.shared_vf_coef:  # the first versions had two networks
+        settings = dataclasses.replace(settings, vf_coef=0.0)
     settings.validate()
     return settings, header
