@@ -2,6 +2,7 @@
 
 import dataclasses
 import errno
+import json
 import os
 import pickle
 import zipfile
@@ -54,6 +55,30 @@ def test_a_trainer_goes_on_from_it_to_the_last_bit(trainer: Trainer, tmp_path: P
     assert trainer.best is not None
     assert other.best is not None
     assert content(trainer.best) == content(other.best)
+
+
+def test_one_that_does_not_know_a_shared_encoder_is_of_two_networks(
+    trainer: Trainer, tmp_path: Path
+) -> None:
+    """The first versions had nothing else; the same command continues their runs."""
+    path = write(trainer, tmp_path)
+    for algo, policy, its in (
+        ("trpo", "MlpPolicy", None),
+        ("ppo", "MlpPolicy", None),
+        ("ppo", "CnnPolicy", 0.0),
+    ):
+        config = dataclasses.replace(trainer.config, algo=algo, policy=policy, num_envs=2)
+        columns = [archive.pack(state) for state in trainer.column_states()]
+        whole = checkpoint.members(config, trainer.model(), None, trainer.state(), columns)
+        header = json.loads(whole["settings.json"])
+        del header["settings"]["vf_coef"]
+        with open(path, "wb") as file:
+            archive.write(file, whole | {"settings.json": json.dumps(header).encode()})
+        found = checkpoint.standing(tmp_path)
+        assert found is not None
+        assert found.settings.vf_coef == its
+        if its is None:
+            found.check(config)
 
 
 class Falling(Counter):

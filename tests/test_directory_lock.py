@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import pytest
@@ -31,6 +32,19 @@ def test_it_ends_with_the_process_that_holds_it(tmp_path: Path) -> None:
     assert hold(tmp_path)  # by itself a process is not kept out
     again = [sys.executable, "-c", HOLDS, str(tmp_path / "." / "x" / ".."), "0"]
     (tmp_path / "x").mkdir()
+    result = subprocess.run(again, capture_output=True, text=True, check=True)
+    assert result.stdout == "False\n"
+
+
+def test_a_deleted_lock_keeps_nobody_out(tmp_path: Path) -> None:
+    """Nor does one that waits for it take the deleted file for a lock."""
+    with started([sys.executable, "-c", HOLDS, str(tmp_path), "1000"], tmp_path) as other:
+        assert other.stdout is not None
+        other.stdout.readline()
+        threading.Timer(0.5, (tmp_path / ".lock").unlink).start()
+        assert hold(tmp_path, patience=20)
+        other.kill()
+    again = [sys.executable, "-c", HOLDS, str(tmp_path), "0"]
     result = subprocess.run(again, capture_output=True, text=True, check=True)
     assert result.stdout == "False\n"
 

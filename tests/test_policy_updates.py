@@ -175,6 +175,19 @@ def test_ppo_trains_the_critic_that_shares_its_encoder(kind: str) -> None:
     assert len(trainer._update.adam.m) == len(trainer.theta) + len(trainer.critic.phi) - size
 
 
+def test_a_run_with_one_encoder_is_resumed_to_the_last_bit() -> None:
+    small: dict[str, Any] = {"num_envs": 2, "timesteps_per_batch": 32, "policy_batch": 16}
+    small |= {"algo": "ppo", "vf_coef": 0.5, "num_timesteps": 6 * 32}
+    whole, resumed = (toy_trainer(Counter, **small) for _ in range(2))
+    for _ in range(3):
+        whole.iterate()
+    resumed.resume(whole.model(), whole.best, whole.state(), whole.column_states())
+    for trainer in (whole, resumed):
+        train(trainer)
+    assert np.array_equal(whole.theta, resumed.theta)
+    assert np.array_equal(whole.critic.phi, resumed.critic.phi)
+
+
 def test_a_run_goes_on_with_another_share() -> None:
     """With --allow-changes: from two encoders to one, and back, Adam beginning anew."""
     small: dict[str, Any] = {"num_envs": 2, "timesteps_per_batch": 32, "policy_batch": 16}

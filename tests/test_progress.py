@@ -135,6 +135,9 @@ def test_a_new_run_puts_an_old_file_aside(tmp_path: Path) -> None:
     ProgressFile(tmp_path)
     assert (tmp_path / "progress.csv.old").read_text() == "precious\n"
     assert (tmp_path / "progress.csv").read_text() == ",".join(COLUMNS) + "\n"
+    ProgressFile(tmp_path)  # killed before its first checkpoint, and started again
+    assert (tmp_path / "progress.csv.old").read_text() == "precious\n"
+    assert (tmp_path / "progress.csv.old2").exists()
 
 
 def test_a_file_of_an_older_version_keeps_its_columns(tmp_path: Path) -> None:
