@@ -175,6 +175,12 @@ def test_ppo_trains_the_critic_that_shares_its_encoder(kind: str) -> None:
     assert len(trainer._update.adam.m) == len(trainer.theta) + len(trainer.critic.phi) - size
 
 
+def test_a_window_of_a_recurrent_policy_is_never_short() -> None:
+    policy, _ = make_policy(BOX, "MlpLstmPolicy")
+    for envs, rows in ((2, 64), (16, 8), (128, 8)):
+        assert Ppo(policy, Config(), Grid(envs, 128), COLUMNS, STEPS)._minibatch_rows == rows
+
+
 def test_a_run_with_one_encoder_is_resumed_to_the_last_bit() -> None:
     small: dict[str, Any] = {"num_envs": 2, "timesteps_per_batch": 32, "policy_batch": 16}
     small |= {"algo": "ppo", "vf_coef": 0.5, "num_timesteps": 6 * 32}

@@ -158,7 +158,7 @@ class Config:
     """Ppo: fraction of the step size that is left at the end of the run, after linear decay."""
     policy_batch: Count = 128
     """Ppo: time steps per minibatch, over all environments; a recurrent policy's gradients reach
-    back as far as a minibatch has consecutive steps of one environment."""
+    back as far as a minibatch has consecutive steps of one environment, 8 at least."""
     clip_range: Positive = 0.2
     """Ppo: distance from 1 at which the probability ratio is clipped."""
     final_clip_range: Fraction = 1.0

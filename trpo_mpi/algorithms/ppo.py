@@ -44,6 +44,9 @@ STEPSIZE = 3e-4
 EPSILON = 1e-5
 """Adam's epsilon for a shared encoder, as in Baselines: gradients that are nearly zero must not
 become steps of full size, which leave ReLUs inactive."""
+SHORTEST_WINDOW = 8
+"""Time indices that a recurrent policy's minibatch has at least, however many the environments:
+its gradients reach no further back. It is padded to as many anyway."""
 
 
 class Ppo(PolicyUpdate):
@@ -65,7 +68,10 @@ class Ppo(PolicyUpdate):
         self._policy, self._critic = policy, critic
         self._config = config
         self._recurrent = policy.state_size > 0
-        self._minibatch_rows = rows = grid.rows(config.policy_batch)
+        rows = grid.rows(config.policy_batch)
+        if self._recurrent:
+            rows = max(rows, SHORTEST_WINDOW)
+        self._minibatch_rows = rows
         self._varies = steps is None
         self._kernels = PpoKernels(policy, columns, steps, rows, config, critic)
         size = self._kernels.network.num_parameters
