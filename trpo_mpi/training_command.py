@@ -54,12 +54,12 @@ def main(module: str) -> int:
     comm = comm.with_columns(grid.num_envs)
     start, source = comm.on_root(lambda: _start(config, found))
     watchdog = Watchdog(config.env_timeout)
-    spaces, fault = comm.on_root(lambda: _try_env(config, watchdog))
+    spaces, limit, fault = comm.on_root(lambda: _try_env(config, watchdog))
     quiet_gymnasium()  # on the other ranks as well
     if start is not None:
         start.check_fits(config, spaces, source)
+    _check_memory(config, grid, spaces, limit, comm)
     envs = comm.everywhere(lambda: _make_envs(config, comm, fault is None, watchdog))
-    _check_memory(config, grid, envs, comm)
     evaluator = None
     if config.eval_episodes:
         env = comm.everywhere(lambda: _make_env(config))
@@ -144,23 +144,28 @@ def _start(config: Config, found: Checkpoint | None) -> tuple[Model | None, str]
     return None, ""
 
 
-def _try_env(config: Config, watchdog: Watchdog) -> tuple[Spaces, str | None]:
-    """Spaces of the environment, and why its state can't be saved, if it can't; on rank 0."""
+def _try_env(config: Config, watchdog: Watchdog) -> tuple[Spaces, int | None, str | None]:
+    """The environment's spaces, its time limit, and why its state can't be saved; on rank 0."""
     films = config.video_every is not None
     if films:
         video.check_library("--video-every")
     spaces = check_env(config.env, config.render, config.atari, config.time_feature, films)
     quiet_gymnasium()  # this environment's warnings have been shown once
+    env = _make_env(config)
+    limit = time_limit(env, config.atari)
+    env.close()
     try:
-        return spaces, find_fault(lambda: _make_env(config), lambda: watchdog.watch(0, 0))
+        fault = find_fault(lambda: _make_env(config), lambda: watchdog.watch(0, 0))
+        return spaces, limit, fault
     finally:
         watchdog.idle()
 
 
-def _check_memory(config: Config, grid: Grid, envs: ColumnEnvs, comm: Communicator) -> None:
+def _check_memory(
+    config: Config, grid: Grid, spaces: Spaces, limit: int | None, comm: Communicator
+) -> None:
     """Raise `UsageError` if networks or batch do not fit the nodes; warn if a batch may not."""
     ranks, columns = comm.node_sum(1), comm.node_sum(len(comm.columns))
-    spaces, limit = Spaces.of(envs), time_limit(envs.envs[0], config.atari)
     largest = largest_grid(config, grid, limit)
     comm.everywhere(lambda: memory.check_networks(config, spaces, ranks, columns))
     doubt = comm.everywhere(lambda: memory.check_batch(config, largest, spaces, ranks, columns))
