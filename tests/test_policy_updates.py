@@ -232,6 +232,7 @@ def test_a_loaded_critic_with_its_own_encoder_begins_anew(
     assert not capsys.readouterr().err
 
 
+@pytest.mark.filterwarnings("ignore:overflow")
 @pytest.mark.parametrize("algo", ["ppo", "kl-penalty"])
 def test_a_batch_without_a_finite_gradient_is_no_long_step(algo: str) -> None:
     """Such a run would go on for ever, and never learn."""

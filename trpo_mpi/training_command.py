@@ -85,7 +85,7 @@ def main(module: str) -> int:
     if comm.is_root:
         print(display.banner(config, grid, machine), flush=True)
         if (idle := unused_flags(config)) is not None:
-            output.warn(idle)
+            print(f"note: {idle}", flush=True)
         for line in display.resume_notes(config, found, fault, restarted):
             print(line, flush=True)
     if path is None:
