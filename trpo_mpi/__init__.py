@@ -8,6 +8,11 @@ validated, and so does `TRPO.learn`::
 
     from trpo_mpi import TRPO
     TRPO("MlpPolicy", "CartPole-v1").learn(25000).save("cartpole")
+
+Where to begin reading: `trainer` is one iteration of training; it calls `rollout`, `advantages` and
+`algorithms`, whose sums over ranks `parallel` takes. The commands are the modules that can be run;
+`training_command` sets up what those that train have in common, `training_run` is their loop, and
+`agent` has the same for Python. `run_directory` is what they leave behind.
 """
 
 import importlib

@@ -83,9 +83,11 @@ def unused_flags(config: Config, arguments: list[str] | None = None) -> str | No
     idle = config.unused(_given(type(config), sys.argv[1:] if arguments is None else arguments))
     if not idle:
         return None
-    words = ", ".join(flag(name) for name in idle)
-    of_load = " --load" if "init_logstd" in idle else ""
-    return f"{words}: without effect with --algo {config.algo} --policy {config.policy}{of_load}"
+    reasons = {"algo": config.algo, "policy": config.policy, "network": config.network}
+    reasons |= {"vf_coef": config.shared_vf_coef or None, "load": config.load}
+    reasons |= {"adapt": config.adapt if config.adapts_kl else None}
+    others = " ".join(f"{flag(name)} {x}" for name, x in reasons.items() if x is not None)
+    return f"{', '.join(flag(name) for name in idle)}: without effect with {others}"
 
 
 def _given(kind: type, arguments: list[str]) -> list[str]:
