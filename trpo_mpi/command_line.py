@@ -83,9 +83,14 @@ def unused_flags(config: Config, arguments: list[str] | None = None) -> str | No
     idle = config.unused(_given(type(config), sys.argv[1:] if arguments is None else arguments))
     if not idle:
         return None
-    reasons = {"algo": config.algo, "policy": config.policy, "network": config.network}
-    reasons |= {"vf_coef": config.shared_vf_coef or None, "load": config.load}
-    reasons |= {"adapt": config.adapt if config.adapts_kl else None}
+    reasons: dict[str, Any] = {
+        "algo": config.algo,
+        "policy": config.policy,
+        "network": config.network,
+        "vf_coef": config.shared_vf_coef or None,
+        "adapt": config.adapt if config.adapts_kl else None,
+        "load": config.load,
+    }
     others = " ".join(f"{flag(name)} {x}" for name, x in reasons.items() if x is not None)
     return f"{', '.join(flag(name) for name in idle)}: without effect with {others}"
 
