@@ -271,3 +271,52 @@ def test_what_is_restored_is_data_and_never_code() -> None:
     state["attributes"]["_np_random"] = {"generator": {"bit_generator": "default_rng"}}
     with pytest.raises(UnknownStateError):
         restore(env, state)
+
+
+class Kinds(Counter):
+    """Has attributes of kinds that plain data must not be taken for."""
+
+    class Colour(enum.Enum):
+        RED = 1
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.visits: dict[int, int] = collections.defaultdict(int)
+        self.colour: Any = None
+        self.pairs: Any = None
+
+    def step(self, action: Any) -> Any:
+        self.visits[self.step_number] += 1
+        return super().step(action)
+
+
+def test_a_defaultdict_stays_one() -> None:
+    one, other = Kinds(), Kinds()
+    one.reset(seed=1)
+    one.step(0)
+    restore(other, capture(one))
+    assert other.visits == one.visits
+    other.visits[77] += 1
+    assert other.visits[77] == 1
+
+
+def test_a_dict_is_not_taken_for_a_defaultdict() -> None:
+    one, other = Kinds(), Kinds()
+    other.visits = {}
+    with pytest.raises(UnknownStateError, match="visits is no defaultdict"):
+        restore(other, capture(one))
+
+
+def test_an_enum_that_came_later() -> None:
+    one, other = Kinds(), Kinds()
+    one.colour = Kinds.Colour.RED
+    with pytest.raises(UnknownStateError, match="colour is None and not an Enum"):
+        restore(other, capture(one))
+
+
+def test_arrays_with_named_fields_are_refused() -> None:
+    """On disk they would lose the names."""
+    one = Kinds()
+    one.pairs = np.zeros(2, [("x", "f8"), ("v", "f8")])
+    with pytest.raises(UnknownStateError, match="pairs is an array of"):
+        capture(one)

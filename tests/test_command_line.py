@@ -54,7 +54,7 @@ def test_flags_are_the_fields_in_either_spelling() -> None:
         ("--num-timesteps 1e6", ["--num-timesteps is '1e6'", "a whole number from 1 to 10^15"]),
         ("--num-envs 3.5", ["--num-envs is '3.5'", "a whole number from 1"]),
         ("--max-kl big", ["--max-kl is 'big'; it must be a number above 0"]),
-        ("--stop-return x", ["--stop-return is 'x'; it must be a number"]),
+        ("--stop-return x", ["--stop-return is 'x'; it must be a finite number"]),
         ("--net-arch 64,64", ["--net-arch is '64,64'", "spaces between", "a whole number"]),
         ("--adapt all", ["--adapt is 'all'; it must be one of none, kl, batch, both"]),
         (f"--outdir runs/{'x' * 256}", ["--outdir is too long, runs/xxx", "255 bytes"]),

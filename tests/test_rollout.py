@@ -303,3 +303,30 @@ def test_an_info_called_game_is_the_environments_own() -> None:
     infos = [envs.step(np.zeros(1, np.int64))[4] for _ in range(3)]
     assert "final_obs" in infos[-1]
     assert infos[-1]["games"] == {}
+
+
+class Paying(Counter):
+    """Pays what it is told to."""
+
+    pays: Any = 1.0
+
+    def step(self, action: Any) -> Any:
+        observation, _, *rest = super().step(action)
+        return observation, self.pays, *rest
+
+
+@pytest.mark.parametrize("reward", [2, np.float32(2), np.array(2.0), np.array([2.0]), [2.0]])
+def test_a_reward_may_be_any_single_number(reward: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Paying, "pays", reward)
+    envs = ColumnEnvs([Paying], range(1))
+    envs.reset(seed=[3])
+    assert envs.step(np.zeros(1, np.int64))[1].tolist() == [2.0]
+
+
+@pytest.mark.parametrize("reward", [np.zeros(2), "much", None])
+def test_another_reward_is_refused(reward: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Paying, "pays", reward)
+    envs = ColumnEnvs([Paying], range(1))
+    envs.reset(seed=[3])
+    with pytest.raises(EnvironmentFault, match=r"a reward is not .* in environment 0 at step 1"):
+        envs.step(np.zeros(1, np.int64))

@@ -176,6 +176,24 @@ def test_a_space_without_numbers_is_refused(
         Spaces(observation, action).check()
 
 
+@pytest.mark.parametrize(
+    ("space", "wrong"),
+    [
+        (gym.spaces.Discrete(4), -1),
+        (gym.spaces.Discrete(4, start=2), 1),
+        (gym.spaces.Discrete(4, start=2), 6),
+        (gym.spaces.MultiDiscrete([3, 2]), np.array([3, 0])),
+        (gym.spaces.MultiDiscrete([3, 2]), np.array([0, -1])),
+        (gym.spaces.Tuple([gym.spaces.Discrete(2), gym.spaces.Discrete(2)]), (0, -1)),
+    ],
+    ids=str,
+)
+def test_a_choice_outside_its_space_is_refused(space: gym.Space[Any], wrong: Any) -> None:
+    """Gymnasium would take it for another one."""
+    with pytest.raises(ValueError, match="is none of the choices of"):
+        flattener(space)(wrong)
+
+
 @pytest.mark.parametrize("wrong", [{"b": 1}, {"a": np.zeros((2, 2)), "b": 7}, None, 3.0], ids=str)
 def test_an_observation_outside_its_space_is_named(wrong: Any) -> None:
     class Wrong(Random):

@@ -55,6 +55,32 @@ def test_nohup_is_heeded() -> None:
     assert not asked.signal
 
 
+@pytest.mark.parametrize(("number", "ends"), [(signal.SIGUSR1, False), (signal.SIGTERM, True)])
+def test_a_worker_of_an_environment_ends_when_its_owner_says(number: int, ends: bool) -> None:
+    StopRequest()
+    worker = os.fork()
+    if not worker:
+        time.sleep(30)
+        os._exit(0)
+    os.kill(worker, number)  # at once
+    time.sleep(0.2)
+    ended, status = os.waitpid(worker, os.WNOHANG)
+    assert bool(ended) == ends
+    if ended:
+        assert os.WTERMSIG(status) == signal.SIGTERM
+    else:
+        os.kill(worker, signal.SIGKILL)
+        os.waitpid(worker, 0)
+
+
+def test_a_handler_of_the_environment_gives_way() -> None:
+    asked = StopRequest()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(3))
+    asked.heed_terminal()
+    os.kill(os.getpid(), signal.SIGTERM)
+    assert asked.signal == signal.SIGTERM
+
+
 SCRIPT = """
 import os, signal, sys, time
 from trpo_mpi.stopping import StopRequest

@@ -94,7 +94,7 @@ class TRPO:
             vf_iters: as the `Config` fields of the same names; counts are over all ranks.
         verbose: 0 prints nothing, 1 progress, 2 TensorFlow's log as well.
         tensorboard_log: a directory; `learn` writes TensorBoard's event file into the first of
-            TRPO_1, TRPO_2, ... in it that does not exist yet.
+            TRPO_1, TRPO_2, ... (PPO_1, ... of `PPO`) in it that does not exist yet.
         more: the other fields of `Config` in `SETTINGS`: `seed`, `num_envs`, `net_arch`, ...;
             `network` may be a function or a Keras model, see `trpo_mpi.policies.own`;
             `episodes_per_batch` takes the place of `timesteps_per_batch`.
@@ -466,8 +466,8 @@ class TRPO:
             allow_code: run the code of a user-defined network that the file holds, if any. Code
                 can do anything: only for files that you trust.
             kwargs: settings to override, as in the constructor. `LIMITS` are not inherited: the
-                run may have reached them. A command's model.zip has no settings of its training,
-                as its checkpoints have: they are the command's defaults.
+                run may have reached them. A command's checkpoints have the settings of its
+                training; its model.zip has not, and the command's defaults take their place.
 
         Raises `ValueError` if the environment's spaces are not the model's, and, naming the file,
         if that is missing, damaged or of a newer format.
@@ -501,9 +501,9 @@ class PPO(TRPO):
         gamma, timesteps_per_batch, lam, entcoeff, clip_range, policy_iters, policy_batch,
             policy_stepsize, vf_stepsize, vf_iters, vf_batch: as the `Config` fields of the same
             names; counts are over all ranks, and the defaults are Stable-Baselines3's. With
-            convolutions the critic shares the policy's encoder and its minibatches; then those
-            of the critic have no effect. So it is with a `vf_coef` above 0, which in
-            Stable-Baselines3 leaves an MLP's two networks two.
+            convolutions the critic shares the policy's encoder and its minibatches; `vf_stepsize`,
+            `vf_iters` and `vf_batch` then have no effect. So it is with a `vf_coef` above 0, which
+            in Stable-Baselines3 leaves an MLP's two networks two; 0 keeps two networks.
     """
 
     def __init__(

@@ -129,7 +129,7 @@ def _plainly(refusal: str, settings: type) -> str:
         name, value = match[1].replace("-", "_"), " ".join(re.findall(r"'([^']*)'", match[2]))
         hint = typing.get_type_hints(settings, include_extras=True).get(name)
         several = tuple in (typing.get_origin(part) for part in (hint, *typing.get_args(hint)))
-        words = "; ".join(limit.words for _, limit in ranges(hint)) or "a number"
+        words = "; ".join(limit.words for _, limit in ranges(hint))
         if several:
             words = f"one value or more, with spaces between them, each {words}"
         return f"{flag(name)} is {value!r}; it must be {words}"

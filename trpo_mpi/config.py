@@ -26,6 +26,7 @@ class Range:
     holds: Callable[[Any], bool]
 
 
+Finite = Annotated[float, Range("a finite number", math.isfinite)]
 Positive = Annotated[float, Range("a number above 0", lambda x: x > 0)]
 Seconds = Annotated[float, Range("a number from 1 to 10^9", lambda x: 1 <= x <= 10**9)]
 NonNegative = Annotated[float, Range("a number of 0 or more", lambda x: x >= 0)]
@@ -71,7 +72,8 @@ class Config:
     """Train a policy by TRPO or another --algo. Under mpirun or srun, on all ranks together.
 
     The number of ranks changes the speed and nothing else: `--num-envs` and
-    `--timesteps-per-batch` are totals over all ranks.
+    `--timesteps-per-batch` are totals over all ranks. With more than 16 ranks give --num-envs,
+    whose default grows with them.
     """
 
     env: str = "Hopper-v4"
@@ -189,8 +191,8 @@ class Config:
     """Critic: fit it to the previous batch as well (Coady)."""
 
     normalize_observations: bool = True
-    """Normalise observations by their running mean and standard deviation over all ranks; images
-    are never normalised so."""
+    """Normalise observations by their running mean and standard deviation over all ranks; a Cnn's
+    images are never normalised so."""
     normalize_returns: bool = True
     """Divide rewards by the running standard deviation of the discounted return, over all ranks."""
     reward_scale: Positive = 1.0
@@ -203,7 +205,7 @@ class Config:
     """Stop after this many iterations. [default: no limit]"""
     max_episodes: Count | None = None
     """Stop once this many episodes have finished. [default: no limit]"""
-    stop_return: float | None = None
+    stop_return: Finite | None = None
     """Stop once the mean return of the last 100 episodes reaches this. [default: no limit]"""
 
     max_hours: Positive | None = None
@@ -224,7 +226,8 @@ class Config:
     """Resume from a run's newest complete checkpoint. auto: the run in --outdir, or a new one if it
     has none; DIR: that run; never: start a new run."""
     allow_changes: bool = False
-    """Resume even if settings that affect the result have changed."""
+    """Resume even if settings that affect the result have changed; not --num-envs, --recipe, or
+    what shapes the networks or scales their inputs and targets."""
     load: str | None = None
     """Start from the parameters and normaliser of a model.zip, checkpoint or run directory."""
     which: str = "latest"
@@ -385,7 +388,8 @@ class AtariConfig(Atari, Config):
     """Train a policy on an Atari game. Under mpirun or srun, on all ranks together.
 
     The number of ranks changes the speed and nothing else: `--num-envs` and
-    `--timesteps-per-batch` are totals over all ranks.
+    `--timesteps-per-batch` are totals over all ranks. With more than 16 ranks give --num-envs,
+    whose default grows with them.
     """
 
     env: str = "PongNoFrameskip-v4"
@@ -500,8 +504,6 @@ def _check(name: str, value: Any, hint: Any) -> None:
     if typing.get_origin(hint) is Literal and value not in typing.get_args(hint):
         allowed = ", ".join(typing.get_args(hint))
         raise UsageError(f"{flag(name)} is {value!r}; it must be one of {allowed}")
-    if isinstance(value, float) and not math.isfinite(value):
-        raise UsageError(f"{flag(name)} is {value}; it must be a finite number")
 
 
 def _shown(value: Any) -> str:

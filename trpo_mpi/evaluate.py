@@ -33,6 +33,7 @@ from trpo_mpi.atomic_file import write_text
 from trpo_mpi.command_line import parse
 from trpo_mpi.config import Count, Natural, check_ranges
 from trpo_mpi.envs.make import check_env, quiet_gymnasium
+from trpo_mpi.envs.vector import close
 from trpo_mpi.errors import UsageError
 from trpo_mpi.evaluation import (
     Behaviour,
@@ -100,7 +101,7 @@ def evaluate(settings: Evaluation, model: Model, comm: Communicator) -> np.ndarr
     env = comm.everywhere(model.make_env)
     act = Behaviour(model.actor(), model.normalizer, settings.deterministic)
     results = play_episodes(env, act, comm, settings.episodes, settings.seed)
-    env.close()
+    close(env)
     return results
 
 

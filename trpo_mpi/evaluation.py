@@ -16,7 +16,7 @@ import numpy as np
 from trpo_mpi.config import Config
 from trpo_mpi.envs.make import check_env
 from trpo_mpi.envs.spaces import Spaces, flattener
-from trpo_mpi.envs.vector import GAME, seeded_reset
+from trpo_mpi.envs.vector import GAME, as_number, close, seeded_reset
 from trpo_mpi.envs.watchdog import Watchdog
 from trpo_mpi.errors import EnvironmentFault, UsageError
 from trpo_mpi.model import Model
@@ -168,7 +168,7 @@ def play_episode(
             length += 1
             watchdog.watch(name, length)
             observation, reward, terminated, truncated, info = env.step(act(flat, generator))
-            total += float(reward)
+            total += as_number(reward, "in {} at step {}".format, name, length)
             flat = _finite(flatten(observation), total, name, length)
             if terminated or truncated:
                 game = info.get(GAME, (total, length))
@@ -241,3 +241,7 @@ class Evaluator:
         )
         self.seconds = time.monotonic() - began
         return None if np.isnan(results).any() else Summary.of(results)
+
+    def close(self) -> None:
+        """Close this rank's environment."""
+        close(self._env)

@@ -35,7 +35,7 @@ def help_text(settings: type, prog: str, default: Any = None) -> str:
     width = shutil.get_terminal_size().columns
     lines: list[str] = []
     for line in page.getvalue().strip().splitlines():
-        told = line[:1].isalpha()  # tyro does not wrap these
+        told = line[:1].isalpha() or line[:1] == "`"  # tyro does not wrap these
         indent = " " * 7 * line.startswith("usage: ")
         lines += textwrap.wrap(line, width, subsequent_indent=indent) if told else [line.rstrip()]
     # The command's file is this process's main module; its docstring has the examples.

@@ -24,6 +24,7 @@ from trpo_mpi.command_line import parse
 from trpo_mpi.config import Count, Natural, check_ranges
 from trpo_mpi.envs.make import quiet_gymnasium
 from trpo_mpi.envs.rendering import Filmed, drawing, frame_rate, prepare_offscreen, screen_fault
+from trpo_mpi.envs.vector import close
 from trpo_mpi.errors import UsageError
 from trpo_mpi.evaluation import (
     Behaviour,
@@ -82,7 +83,7 @@ def main() -> int:
         play(settings, model, env)
     else:
         film(settings, model, env, Path(settings.video))
-    env.close()
+    close(env)
     return 0
 
 
@@ -91,7 +92,7 @@ def open_env(model: Model, mode: str) -> gym.Env[Any, Any]:
     with drawing(model.env):
         plain = model.make_env()
         modes = plain.metadata.get("render_modes", [])
-        plain.close()
+        close(plain)
         if mode not in modes:
             what = "window to show" if mode == "human" else "pictures to record"
             raise UsageError(

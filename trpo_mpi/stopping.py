@@ -5,7 +5,8 @@ import os
 import signal
 import time
 import types
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from functools import partial
 
 from trpo_mpi.parallel import startup
 
@@ -37,12 +38,21 @@ class StopRequest:
         self._end_at_once = end_at_once
         self.announce: Callable[[str], None] = to_stderr
         """How rank 0 reports it; called by a signal handler, which may interrupt a print."""
-        for number in SIGNALS:
+        self._heed(SIGNALS)
+        # Held back meanwhile: a SIGTERM that came at once would still be noted here, and be lost.
+        os.register_at_fork(
+            before=partial(signal.pthread_sigmask, signal.SIG_BLOCK, {signal.SIGTERM}),
+            after_in_parent=partial(signal.pthread_sigmask, signal.SIG_UNBLOCK, {signal.SIGTERM}),
+            after_in_child=_heed_as_a_worker,
+        )
+
+    def _heed(self, numbers: Iterable[int]) -> None:
+        for number in numbers:
             signal.signal(number, self._note)
 
     def heed_terminal(self) -> None:
         """From now on the first Ctrl-C is such a signal, too; a second ends the rank at once."""
-        signal.signal(signal.SIGINT, self._note)
+        self._heed((*SIGNALS, signal.SIGINT))  # an environment may have set its own meanwhile
         self.heed_hangup()
 
     def heed_hangup(self) -> None:
@@ -64,6 +74,17 @@ class StopRequest:
                 self.announce(f"{name}: stopping after this iteration{again}")
         elif number == signal.SIGINT and now - self._when > ONE_CTRL_C:
             self._end_at_once(128 + number)
+
+
+def _heed_as_a_worker() -> None:
+    """In a process that an environment has forked: its owner ends it, by SIGTERM.
+
+    The others reach it together with the rank, which still needs it for an iteration.
+    """
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    for number in (signal.SIGUSR1, signal.SIGUSR2, signal.SIGINT, signal.SIGHUP):
+        signal.signal(number, signal.SIG_IGN)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
 
 
 def to_stderr(text: str) -> None:

@@ -2,6 +2,7 @@
 
 import dataclasses
 import os
+import sys
 import time
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -15,7 +16,7 @@ from trpo_mpi.config import CONFIGS, Config
 from trpo_mpi.envs.capture import find_fault
 from trpo_mpi.envs.make import check_env, make_env, quiet_gymnasium, time_limit
 from trpo_mpi.envs.spaces import Spaces
-from trpo_mpi.envs.vector import ColumnEnvs
+from trpo_mpi.envs.vector import ColumnEnvs, close
 from trpo_mpi.envs.watchdog import Watchdog
 from trpo_mpi.errors import UsageError
 from trpo_mpi.evaluation import Evaluator
@@ -37,6 +38,9 @@ from trpo_mpi.training_run import TrainingRun
 
 if TYPE_CHECKING:
     from trpo_mpi.trainer import Trainer
+
+OF_THE_ENV = ("env", "time_feature", "atari")
+"""What makes a run's environments."""
 
 
 def main(module: str) -> int:
@@ -68,7 +72,7 @@ def main(module: str) -> int:
     shows = config.render and comm.is_root
     if shows:
         envs.envs[0].reset()  # opens its window
-    gpus = comm.everywhere(lambda: tensorflow_setup.set_up(config.gpu, local_rank, shows))
+    gpus = comm.everywhere(lambda: _set_up_tensorflow(config.gpu, local_rank, shows))
     comm.everywhere(lambda: _try_policy(config, spaces, start, source))
     resumes = found is not None
     path = None if config.check else comm.on_root(lambda: directory.create(config, resumes))
@@ -78,6 +82,8 @@ def main(module: str) -> int:
     trainer = Trainer(config, grid, comm, envs, start)
     restarted = 0
     if found is not None:
+        if any(getattr(found.settings, x) != getattr(config, x) for x in OF_THE_ENV):
+            found.columns.clear()  # they hold the settings of the environment, too
         restarted = trainer.resume(found.model, found.best, found.state, found.columns)
         restarted = int(comm.gather_number(restarted).sum())
         found.columns.clear()  # of all ranks: perhaps gigabytes
@@ -95,7 +101,13 @@ def main(module: str) -> int:
         directory.write_config(path, config, machine, resumes)
         status_file.write(path, status_file.RUNNING)
         print(f"writing to {path}", flush=True)
-    return TrainingRun(trainer, path, comm, stop_request, evaluator).train()
+    code = TrainingRun(trainer, path, comm, stop_request, evaluator).train()
+    watchdog.watch(comm.columns[0], 0)
+    envs.close()
+    if evaluator is not None:
+        evaluator.close()
+    watchdog.idle()
+    return code
 
 
 def _find(config: Config) -> Checkpoint | None:
@@ -149,16 +161,15 @@ def _try_env(config: Config, watchdog: Watchdog) -> tuple[Spaces, int | None, st
     films = config.video_every is not None
     if films:
         video.check_library("--video-every")
+    watchdog.watch(0, 0)
     spaces = check_env(config.env, config.render, config.atari, config.time_feature, films)
     quiet_gymnasium()  # this environment's warnings have been shown once
     env = _make_env(config)
     limit = time_limit(env, config.atari)
-    env.close()
-    try:
-        fault = find_fault(lambda: _make_env(config), lambda: watchdog.watch(0, 0))
-        return spaces, limit, fault
-    finally:
-        watchdog.idle()
+    close(env)
+    fault = find_fault(lambda: _make_env(config), lambda: watchdog.watch(0, 0))
+    watchdog.idle()
+    return spaces, limit, fault
 
 
 def _check_memory(
@@ -175,6 +186,19 @@ def _check_memory(
         output.warn(doubt)
 
 
+def _set_up_tensorflow(gpu: str, local_rank: int, shows: bool) -> list[str]:
+    """The names of this rank's GPUs."""
+    used = "tensorflow" in sys.modules
+    try:
+        return tensorflow_setup.set_up(gpu, local_rank, shows)
+    except RuntimeError:  # its threads and devices can't be changed once it has run
+        if not used:
+            raise
+        if startup.launched().rank == 0:
+            print("note: the environment uses TensorFlow, whose threads stay as they are")
+        return []
+
+
 def _try_policy(config: Config, spaces: Spaces, start: Model | None, source: str) -> None:
     """Raise `UsageError` if the policy can't be made, or `start` does not fit it."""
     Architecture.of(config).make_policy(spaces.observation, spaces.action)
@@ -188,11 +212,15 @@ def _make_env(config: Config, mode: str | None = None) -> gym.Env[Any, Any]:
 
 def _make_envs(config: Config, comm: Communicator, carry: bool, watchdog: Watchdog) -> ColumnEnvs:
     def make(column: int) -> gym.Env[Any, Any]:
+        watchdog.watch(column, 0)
         mode = "human" if config.render and column == 0 else None
         return _make_env(config, mode)
 
     makers = [partial(make, column) for column in comm.columns]
-    return ColumnEnvs(makers, comm.columns, carry, watchdog)
+    try:
+        return ColumnEnvs(makers, comm.columns, carry, watchdog)
+    finally:
+        watchdog.idle()
 
 
 def _check(trainer: "Trainer", comm: Communicator) -> int:

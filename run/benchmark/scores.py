@@ -59,7 +59,7 @@ def keep(place: Path, kept: Path) -> None:
     scores["seconds"] = column(place / "progress.csv", "seconds")[-1]
     kept.mkdir(exist_ok=True)
     config = {name: config[name] for name in ("settings", "recipe", "git_commit", "cpu")}
-    config["settings"] |= {"outdir": None}
+    config["settings"] |= {"outdir": None, "resume": "auto"}
     (kept / "config.json").write_text(json.dumps(config, indent=1) + "\n")
     lines = (place / "progress.csv").read_text().splitlines(keepends=True)
     (kept / "progress.csv").write_text("".join([lines[0], *lines[1:-1:10], lines[-1]]))

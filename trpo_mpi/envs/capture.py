@@ -54,6 +54,7 @@ _OF_THIS_START = ("render_mode", "_cached_spec")
 _HANDLES = ("pybullet_utils.bullet_client.BulletClient",)
 
 _GENERATORS = {"PCG64", "PCG64DXSM", "MT19937", "Philox", "SFC64"}
+_DICTS = (dict, collections.OrderedDict)
 _PLAIN = (type(None), bool, int, float, str)
 
 
@@ -99,8 +100,8 @@ class _Reader:
 
     def _read_once(self, value: Any, path: str) -> Any:
         if isinstance(value, np.ndarray):
-            if value.dtype.hasobject:
-                raise UnknownStateError(f"{path} is an array of objects")
+            if value.dtype.hasobject or value.dtype.names:
+                raise UnknownStateError(f"{path} is an array of {value.dtype}")
             base = value.base
             if isinstance(base, np.ndarray) and base.flags.c_contiguous:
                 offset = value.ctypes.data - base.ctypes.data
@@ -121,7 +122,8 @@ class _Reader:
             return {"space": self.read(generator, f"{path}.np_random")}
         if isinstance(value, dict):
             pairs = [[self.read(k, path), self.read(v, f"{path}[{k!r}]")] for k, v in value.items()]
-            return {"dict": pairs}
+            named = {} if type(value) in _DICTS else {"type": type(value).__qualname__}
+            return {"dict": pairs} | named
         if isinstance(value, list | tuple | set | frozenset | collections.deque):
             items = [self.read(v, f"{path}[{i}]") for i, v in enumerate(value)]
             if isinstance(value, collections.deque):
@@ -161,6 +163,8 @@ class _Writer:
                 raise UnknownStateError(f"{path} is {old!r} and not a {content}")
             return old
         if kind == "enum":
+            if not isinstance(old, enum.Enum):
+                raise UnknownStateError(f"{path} is {old!r} and not an Enum")
             return type(old)[content]
         if kind == "scalar":
             return content[()]
@@ -207,6 +211,8 @@ class _Writer:
                 self.write(old.np_random, content, path)
             return old
         if kind == "dict":
+            if state.get("type") not in (None, type(old).__qualname__):
+                raise UnknownStateError(f"{path} is no {state['type']}")
             return self._dict(old, content, path, place)
         if kind in ("list", "tuple", "set", "frozenset", "deque"):
             olds = list(old) if isinstance(old, list | tuple | collections.deque) else []
@@ -229,7 +235,7 @@ class _Writer:
 
     def _dict(self, old: Any, pairs: list[Any], path: str, place: int) -> Any:
         olds = old if isinstance(old, dict) else {}
-        result: dict[Any, Any] = {} if type(old) not in (dict, collections.OrderedDict) else old
+        result: dict[Any, Any] = old if isinstance(old, dict) else {}
         self._made[place] = result
         items = []
         for k, v in pairs:

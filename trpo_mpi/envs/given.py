@@ -8,7 +8,7 @@ import gymnasium as gym
 
 from trpo_mpi.envs.adopted import AdoptedEnvs
 from trpo_mpi.envs.spaces import Spaces
-from trpo_mpi.envs.vector import ColumnEnvs
+from trpo_mpi.envs.vector import ColumnEnvs, close
 
 VectorEnv = gym.vector.VectorEnv[Any, Any, Any]
 Make = Callable[[str], gym.Env[Any, Any]]
@@ -52,5 +52,5 @@ def spaces_of(env: Env, make: Make) -> Spaces:
     one = _one(env, make)
     spaces = Spaces(one.observation_space, one.action_space)
     if one is not env:
-        one.close()
+        close(one)
     return spaces

@@ -14,6 +14,7 @@ from trpo_mpi.config import Atari, AtariConfig, Config
 from trpo_mpi.envs import atari as games
 from trpo_mpi.envs.rendering import screen_fault
 from trpo_mpi.envs.spaces import Spaces
+from trpo_mpi.envs.vector import close
 from trpo_mpi.errors import UsageError
 from trpo_mpi.output import warn
 
@@ -142,7 +143,7 @@ def check_env(
     if film and "rgb_array" not in modes:
         raise UsageError(f"--video-every: {env_id} has no pictures to record")
     spaces = Spaces(env.observation_space, env.action_space)
-    env.close()
+    close(env)
     try:
         spaces.check()
     except UsageError as error:

@@ -64,9 +64,28 @@ def flattener(space: gym.Space[Any]) -> Callable[[Any], np.ndarray]:
         return np.ravel
 
     def flatten(observation: Any) -> np.ndarray:
+        _check_choices(space, observation)
         return np.asarray(gym.spaces.flatten(space, observation))
 
     return flatten
+
+
+def _check_choices(space: gym.Space[Any], observation: Any) -> None:
+    """Raise `ValueError` for a choice that is none of those of the space.
+
+    Gymnasium would flatten it to another one's vector, as Python takes the index -1 for the last.
+    """
+    if isinstance(space, gym.spaces.Discrete | gym.spaces.MultiDiscrete):
+        sizes = space.n if isinstance(space, gym.spaces.Discrete) else space.nvec
+        chosen = np.asarray(observation) - space.start
+        if (chosen < 0).any() or (chosen >= sizes).any():
+            raise ValueError(f"{observation} is none of the choices of {space}")
+    elif isinstance(space, gym.spaces.Dict):
+        for name, part in space.spaces.items():
+            _check_choices(part, observation[name])
+    elif isinstance(space, gym.spaces.Tuple):
+        for part, one in zip(space.spaces, observation, strict=True):
+            _check_choices(part, one)
 
 
 def flat_type(space: gym.Space[Any]) -> type[np.generic]:

@@ -7,7 +7,7 @@ from typing import Any, NoReturn
 import gymnasium as gym
 import numpy as np
 
-from trpo_mpi.envs.capture import UnknownStateError, capture, restore
+from trpo_mpi.envs.capture import capture, restore
 from trpo_mpi.envs.spaces import flat_type, flattener
 from trpo_mpi.envs.watchdog import Watchdog
 from trpo_mpi.errors import EnvironmentFault, UsageError
@@ -98,7 +98,8 @@ class ColumnEnvs(gym.vector.VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
         """State of one environment as plain data; `env` is None if its own can't be captured."""
         state = None
         if self._carry:
-            with contextlib.suppress(UnknownStateError):
+            # A RecursionError, for instance: the environment has grown since it was tested.
+            with contextlib.suppress(Exception):
                 state = capture(self.envs[place])
         observation = self._observations[place].copy()
         return {"env": state, "observation": observation, "steps": int(self._steps[place])}
@@ -106,7 +107,7 @@ class ColumnEnvs(gym.vector.VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
     def restore(self, place: int, tree: dict[str, Any], seed: int) -> bool:
         """Restore a captured state; if that fails, start a new episode and return False."""
         if tree["env"] is not None and self._carry:
-            with contextlib.suppress(UnknownStateError):
+            with contextlib.suppress(Exception):
                 restore(self.envs[place], tree["env"])
                 self._observations[place] = tree["observation"]
                 self._steps[place] = tree["steps"]
@@ -137,7 +138,8 @@ class ColumnEnvs(gym.vector.VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
                 continue
             try:
                 self._watchdog.watch(self.columns[i], self._steps[i])
-                observation, rewards[i], done, cut, own = env.step(actions[i])
+                observation, reward, done, cut, own = env.step(actions[i])
+                rewards[i] = as_number(reward, self._where, i)
                 observations[i] = self._flat(observation, i)
                 if done or cut:
                     terminated[i], truncated[i] = done, cut
@@ -167,7 +169,24 @@ class ColumnEnvs(gym.vector.VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
     def close_extras(self, **kwargs: Any) -> None:
         """Close every environment."""
         for env in self.envs:
-            env.close()
+            close(env)
+
+
+def close(env: gym.Env[Any, Any]) -> None:
+    """Close an environment that is no longer needed: what it raises then must not end a run."""
+    with contextlib.suppress(Exception):
+        env.close()
+
+
+def as_number(reward: Any, where: Callable[..., str], *place: Any) -> float:
+    """A reward as a float; an array of one is taken for its only number.
+
+    Raises `EnvironmentFault` for anything else; `where(*place)` describes the environment.
+    """
+    try:
+        return float(np.asarray(reward, np.float64).item())
+    except (TypeError, ValueError):
+        raise EnvironmentFault(f"a reward is not a number {where(*place)}: {reward}") from None
 
 
 def seeded_reset(

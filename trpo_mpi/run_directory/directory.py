@@ -16,6 +16,7 @@ from trpo_mpi.atomic_file import whole_file, write_text
 from trpo_mpi.config import Config
 from trpo_mpi.directory_lock import FILE, held, hold
 from trpo_mpi.errors import UsageError
+from trpo_mpi.output import warn
 from trpo_mpi.run_directory import (
     CHECKPOINTS,
     CONFIG,
@@ -69,8 +70,8 @@ def create(config: Config, resumes: bool) -> Path:
             raise UsageError(
                 f"--resume auto: a run has begun in {path} meanwhile; the same command continues it"
             )
-        with whole_file(path / ".writable"):
-            pass
+        with whole_file(path / ".writable") as file:
+            file.write(bytes(2**16))  # of a full disk, too, an empty file could be had
         (path / ".writable").unlink()
     except OSError as error:
         if resumes:
@@ -130,7 +131,10 @@ def write_config(path: Path, config: Config, machine: dict[str, Any], resumes: b
     }
     if resumes:
         record["earlier_starts"] = _earlier_starts(path / CONFIG)
-    write_text(path / CONFIG, json.dumps(record, indent=2) + "\n")
+    try:
+        write_text(path / CONFIG, json.dumps(record, indent=2) + "\n")
+    except OSError as error:  # a resumed run may find the disk full, and go on
+        warn(f"{path / CONFIG} can't be written: {error.strerror}")
 
 
 def _earlier_starts(path: Path) -> list[Any]:
