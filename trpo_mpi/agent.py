@@ -637,7 +637,4 @@ def _tensorflow(gpu: str, local_rank: int, verbose: int) -> None:
         os.environ["TF_CPP_MIN_LOG_LEVEL"] = "0"
     from trpo_mpi import tensorflow_setup
 
-    try:
-        tensorflow_setup.set_up(gpu, local_rank)
-    except RuntimeError:  # already in use: its threads and devices can't be changed
-        print("note: TensorFlow was in use; its threads stay as they are", file=sys.stderr)
+    tensorflow_setup.set_up(gpu, local_rank)

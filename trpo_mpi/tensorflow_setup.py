@@ -7,10 +7,11 @@ from types import ModuleType
 from typing import cast
 
 from trpo_mpi.errors import UsageError
+from trpo_mpi.parallel import startup
 
 
 def set_up(gpu: str, local_rank: int, drawn: bool = False) -> list[str]:
-    """Import TensorFlow; call before anything else does.
+    """Import TensorFlow; if something else has run it already, it stays as it is, with a note.
 
     Args:
         gpu: `-1` hides all GPUs, `auto` gives each rank of a node its own, a number names one.
@@ -19,6 +20,7 @@ def set_up(gpu: str, local_rank: int, drawn: bool = False) -> list[str]:
 
     Returns the names of the visible GPUs. Raises `UsageError` if there is no such GPU.
     """
+    imported = "tensorflow" in sys.modules
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     if drawn:
         # OpenGL brings an LLVM of its own (Mesa's), which clashes with TensorFlow's: it must be
@@ -52,6 +54,12 @@ def set_up(gpu: str, local_rank: int, drawn: bool = False) -> list[str]:
         # TF32's products of 10 bits are far from the CPU's, and too coarse for conjugate gradient.
         tf.config.experimental.enable_tensor_float_32_execution(False)
         tf.constant(0.0)
+    except RuntimeError:  # once it has run, its threads and devices can't be changed
+        if not imported:
+            raise
+        chosen = []
+        if startup.launched().rank == 0:
+            print("note: TensorFlow was in use; its threads stay as they are", file=sys.stderr)
     finally:
         if keras is None:
             del sys.modules["keras.src"]

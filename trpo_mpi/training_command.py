@@ -2,7 +2,6 @@
 
 import dataclasses
 import os
-import sys
 import time
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -58,11 +57,11 @@ def main(module: str) -> int:
     comm = comm.with_columns(grid.num_envs)
     start, source = comm.on_root(lambda: _start(config, found))
     watchdog = Watchdog(config.env_timeout)
-    spaces, limit, fault = comm.on_root(lambda: _try_env(config, watchdog))
+    spaces, fault = comm.on_root(lambda: _try_env(config, watchdog))
     quiet_gymnasium()  # on the other ranks as well
     if start is not None:
         start.check_fits(config, spaces, source)
-    _check_memory(config, grid, spaces, limit, comm)
+    _check_memory(config, grid, spaces, comm)
     envs = comm.everywhere(lambda: _make_envs(config, comm, fault is None, watchdog))
     evaluator = None
     if config.eval_episodes:
@@ -72,7 +71,7 @@ def main(module: str) -> int:
     shows = config.render and comm.is_root
     if shows:
         envs.envs[0].reset()  # opens its window
-    gpus = comm.everywhere(lambda: _set_up_tensorflow(config.gpu, local_rank, shows))
+    gpus = comm.everywhere(lambda: tensorflow_setup.set_up(config.gpu, local_rank, shows))
     comm.everywhere(lambda: _try_policy(config, spaces, start, source))
     resumes = found is not None
     path = None if config.check else comm.on_root(lambda: directory.create(config, resumes))
@@ -156,27 +155,23 @@ def _start(config: Config, found: Checkpoint | None) -> tuple[Model | None, str]
     return None, ""
 
 
-def _try_env(config: Config, watchdog: Watchdog) -> tuple[Spaces, int | None, str | None]:
-    """The environment's spaces, its time limit, and why its state can't be saved; on rank 0."""
+def _try_env(config: Config, watchdog: Watchdog) -> tuple[Spaces, str | None]:
+    """Spaces of the environment, and why its state can't be saved, if it can't; on rank 0."""
     films = config.video_every is not None
     if films:
         video.check_library("--video-every")
     watchdog.watch(0, 0)
     spaces = check_env(config.env, config.render, config.atari, config.time_feature, films)
     quiet_gymnasium()  # this environment's warnings have been shown once
-    env = _make_env(config)
-    limit = time_limit(env, config.atari)
-    close(env)
     fault = find_fault(lambda: _make_env(config), lambda: watchdog.watch(0, 0))
     watchdog.idle()
-    return spaces, limit, fault
+    return spaces, fault
 
 
-def _check_memory(
-    config: Config, grid: Grid, spaces: Spaces, limit: int | None, comm: Communicator
-) -> None:
+def _check_memory(config: Config, grid: Grid, spaces: Spaces, comm: Communicator) -> None:
     """Raise `UsageError` if networks or batch do not fit the nodes; warn if a batch may not."""
     ranks, columns = comm.node_sum(1), comm.node_sum(len(comm.columns))
+    limit = comm.on_root(lambda: _time_limit(config)) if grid.episodes else None
     largest = largest_grid(config, grid, limit)
     comm.everywhere(lambda: memory.check_networks(config, spaces, ranks, columns))
     doubt = comm.everywhere(lambda: memory.check_batch(config, largest, spaces, ranks, columns))
@@ -186,17 +181,12 @@ def _check_memory(
         output.warn(doubt)
 
 
-def _set_up_tensorflow(gpu: str, local_rank: int, shows: bool) -> list[str]:
-    """The names of this rank's GPUs."""
-    used = "tensorflow" in sys.modules
+def _time_limit(config: Config) -> int | None:
+    env = _make_env(config)
     try:
-        return tensorflow_setup.set_up(gpu, local_rank, shows)
-    except RuntimeError:  # its threads and devices can't be changed once it has run
-        if not used:
-            raise
-        if startup.launched().rank == 0:
-            print("note: the environment uses TensorFlow, whose threads stay as they are")
-        return []
+        return time_limit(env, config.atari)
+    finally:
+        close(env)
 
 
 def _try_policy(config: Config, spaces: Spaces, start: Model | None, source: str) -> None:
